@@ -1,0 +1,303 @@
+//! What was decided, about what rule, and what a permit must charge. Values only; nothing here evaluates.
+
+use std::{fmt, sync::Arc};
+
+use sha2::Digest as _;
+
+/// The two names of the rule that decided.
+///
+/// `pointer` is the short form of the published dialect, e.g. `/tools/create_refund/deny_if/args.amount-gt`, or one of
+/// `(hidden)`, `(default deny)`, `(no policy)`, `(invalid request)`, `(identity)`, `(unavailable)`.
+/// `exact` is the RFC 6901 pointer of the condition or limit in the policy document, where there is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Short form; the empty string never occurs.
+    pub pointer: Arc<str>,
+    /// RFC 6901 pointer into the policy document, e.g. `/tools/create_refund/deny_if/0/conditions/0`.
+    pub exact: Option<Arc<str>>,
+}
+
+impl Rule {
+    /// A rule that no document holds, such as `(default deny)`.
+    #[must_use]
+    pub fn built_in(name: &'static str) -> Self {
+        Self { pointer: Arc::from(name), exact: None }
+    }
+}
+
+/// Joins segments into an RFC 6901 pointer, escaping `~` and `/`, so that a tool named `a/b` cannot pose as another rule.
+#[must_use]
+pub fn pointer(segments: &[&str]) -> String {
+    let mut out = String::new();
+    for segment in segments {
+        out.push('/');
+        for c in segment.chars() {
+            match c {
+                '~' => out.push_str("~0"),
+                '/' => out.push_str("~1"),
+                other => out.push(other),
+            }
+        }
+    }
+    out
+}
+
+/// SHA-256 of the policy bytes exactly as they were loaded, never of a re-serialization.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PolicyDigest([u8; 32]);
+
+impl PolicyDigest {
+    /// Hashes the bytes as read.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(sha2::Sha256::digest(bytes).into())
+    }
+}
+
+impl fmt::Display for PolicyDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("sha256:")?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for PolicyDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Declares [`Reason`] with its one wire name per variant, so that the name list cannot drift from the type.
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// Why a request was refused: a closed set, used as metric label, audit field and `_meta` member.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Reason {
+            /// Every reason, in declaration order.
+            pub const ALL: &'static [Reason] = &[$(Reason::$variant),+];
+
+            /// The name on the wire.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Reason::$variant => $name),+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The audit sink refused the record and the operator asked for `audit.fail_closed`.
+    AuditUnavailable = "audit_unavailable",
+    /// `increment_from` named a value that is not an amount.
+    BadIncrement = "bad_increment",
+    /// A `deny_if` rule matched.
+    Condition = "condition",
+    /// The upstream credential could not be had.
+    CredentialUnavailable = "credential_unavailable",
+    /// The time that Envoy gave us was nearly over.
+    Deadline = "deadline",
+    /// Nothing in the policy allows it.
+    DefaultDeny = "default_deny",
+    /// The grant's `expires` lies in the past.
+    GrantExpired = "grant_expired",
+    /// The grant's `not_before` lies in the future.
+    GrantNotYetValid = "grant_not_yet_valid",
+    /// The grant was revoked.
+    GrantRevoked = "grant_revoked",
+    /// The grant is bound to other servers.
+    GrantWrongServer = "grant_wrong_server",
+    /// A mirrored header disagrees with the body, or a required one is missing.
+    HeaderMismatch = "header_mismatch",
+    /// The tool is hidden by policy.
+    Hidden = "hidden",
+    /// The HTTP method is not served on an MCP endpoint.
+    HttpMethod = "http_method",
+    /// A defect of ours.
+    Internal = "internal",
+    /// The counters could not be asked.
+    LedgerUnavailable = "ledger_unavailable",
+    /// The message is an array.
+    MalformedBatch = "malformed.batch",
+    /// A NUL or another control character where none may be.
+    MalformedControl = "malformed.control",
+    /// A `content-encoding` other than identity.
+    MalformedContentEncoding = "malformed.content_encoding",
+    /// A `content-type` other than `application/json` in UTF-8.
+    MalformedContentType = "malformed.content_type",
+    /// Nested deeper than the limit.
+    MalformedDepth = "malformed.depth",
+    /// Two members of one object have the same name after unescaping.
+    MalformedDupKey = "malformed.dup_key",
+    /// No body where one must be, or a body where none may be.
+    MalformedEmpty = "malformed.empty",
+    /// A header that cannot be judged: illegal bytes or impossible syntax.
+    MalformedHeader = "malformed.header",
+    /// An id that is not a string or an integer within 2^53.
+    MalformedId = "malformed.id",
+    /// Not JSON.
+    MalformedJson = "malformed.json",
+    /// A member name that some parser would take for a protocol key.
+    MalformedKeyFold = "malformed.key_fold",
+    /// A header that may come once came twice.
+    MalformedMultiValue = "malformed.multi_value",
+    /// More values than the limit.
+    MalformedNodes = "malformed.nodes",
+    /// A path that is not exactly a registered endpoint.
+    MalformedPath = "malformed.path",
+    /// Envoy handed over a lossy or incomplete request, or none that can be judged.
+    MalformedRequest = "malformed.request",
+    /// JSON, but not a JSON-RPC message of MCP.
+    MalformedShape = "malformed.shape",
+    /// Larger than the limit.
+    MalformedSize = "malformed.size",
+    /// Cut off before its end.
+    MalformedTruncated = "malformed.truncated",
+    /// Not UTF-8, a byte order mark, or a lone surrogate.
+    MalformedUtf8 = "malformed.utf8",
+    /// The policy does not allow this method.
+    MethodDenied = "method_denied",
+    /// A required `_meta` member of the modern era is missing.
+    MissingMeta = "missing_meta",
+    /// The amount is larger than the whole limit.
+    NeverFits = "never_fits",
+    /// The principal has no policy.
+    NoPolicy = "no_policy",
+    /// A request method without an id.
+    NotificationCall = "notification_call",
+    /// The request's `Origin` or `Host` is not on the server's list.
+    Origin = "origin",
+    /// As many Checks as we may run are running.
+    Overload = "overload",
+    /// A limit is used up.
+    QuotaExhausted = "quota_exhausted",
+    /// A `require` condition did not hold.
+    Requirement = "requirement",
+    /// No token came with the request.
+    TokenMissing = "token_missing",
+    /// The token is of no grant.
+    TokenUnknown = "token_unknown",
+    /// A value of a type that the operator cannot judge.
+    TypeMismatch = "type_mismatch",
+    /// A method that is not in the table of MCP methods.
+    UnknownMethod = "unknown_method",
+    /// No server is bound to the request.
+    UnknownServer = "unknown_server",
+    /// A protocol version that is not served.
+    UnsupportedVersion = "unsupported_version",
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A refusal: what the agent is told and what the audit record keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// The closed reason.
+    pub reason: Reason,
+    /// The rule that decided.
+    pub rule: Rule,
+    /// Text for the agent: the policy author's `on_deny`, or ours. Holds no argument value.
+    pub message: Arc<str>,
+    /// Milliseconds until a retry can succeed; `None` where no waiting helps or nobody knows.
+    pub retry_after_ms: Option<u64>,
+}
+
+/// A fixed window, aligned to the calendar in UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Window {
+    /// From midnight UTC.
+    Day,
+    /// From the full hour.
+    Hour,
+    /// From the full minute.
+    Minute,
+}
+
+impl Window {
+    /// Milliseconds from start to end.
+    #[must_use]
+    pub const fn length_ms(self) -> u64 {
+        match self {
+            Window::Day => 86_400_000,
+            Window::Hour => 3_600_000,
+            Window::Minute => 60_000,
+        }
+    }
+
+    /// Unix milliseconds at which the window that holds `now_ms` began. UTC days have no leap seconds in Unix time.
+    #[must_use]
+    pub const fn start_ms(self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(now_ms % self.length_ms())
+    }
+
+    /// Unix milliseconds at which the window that holds `now_ms` ends.
+    #[must_use]
+    pub const fn end_ms(self, now_ms: u64) -> u64 {
+        self.start_ms(now_ms).saturating_add(self.length_ms())
+    }
+
+    /// The name in policies: `minute`, `hour`, `day`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Window::Day => "day",
+            Window::Hour => "hour",
+            Window::Minute => "minute",
+        }
+    }
+}
+
+/// Names one counter. Parts are length-prefixed, so `["a:b", "c"]` and `["a", "b:c"]` differ.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CounterKey(Arc<str>);
+
+impl CounterKey {
+    /// Joins the parts.
+    #[must_use]
+    pub fn of(parts: &[&str]) -> Self {
+        use fmt::Write as _;
+        let mut out = String::new();
+        for part in parts {
+            // Writing to a String cannot fail.
+            let _: fmt::Result = write!(out, "{}:{part};", part.len());
+        }
+        Self(out.into())
+    }
+
+    /// The joined text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Units to hold against one counter while the call runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Charge {
+    /// Which counter.
+    pub counter: CounterKey,
+    /// Units; zero is legal and free.
+    pub amount: u64,
+    /// Units allowed in the window.
+    pub max: u64,
+    /// The window.
+    pub window: Window,
+    /// What the agent is told when the limit is used up; the ledger's answer fills in `retry_after_ms`.
+    pub denial: Arc<Denial>,
+}
+
+/// The outcome of evaluation. Exhaustive on purpose: a new outcome must break every adapter that handles it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Stop it.
+    Deny(Denial),
+    /// Let it go ahead once every charge is held.
+    Proceed(Vec<Charge>),
+}

@@ -1,0 +1,8 @@
+//! The decision of mcp-authz, as pure functions of their arguments.
+//!
+//! No async, no clock, no I/O, no logging: whatever time or file a decision depends on is passed in.
+//! `src/ARCHITECTURE.md` holds the invariants; `tests/architecture.rs` checks them.
+
+pub mod decision;
+pub mod json;
+pub mod principal;

@@ -1,0 +1,1 @@
+//! Policy decision point for MCP traffic behind Envoy.

@@ -1,0 +1,3 @@
+//! The `mcp-authz` binary.
+
+fn main() {}
