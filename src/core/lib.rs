@@ -4,5 +4,6 @@
 //! `src/ARCHITECTURE.md` holds the invariants; `tests/architecture.rs` checks them.
 
 pub mod decision;
+pub mod document;
 pub mod json;
 pub mod principal;
