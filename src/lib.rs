@@ -1,1 +1,4 @@
 //! Policy decision point for MCP traffic behind Envoy.
+
+pub mod clock;
+pub mod quota;
