@@ -1,1 +1,3 @@
 //! Policy decision point for MCP traffic behind Envoy.
+
+pub mod envoy;

@@ -1,0 +1,3 @@
+//! The gRPC side towards Envoy: messages, server and transport security. It decides nothing.
+
+pub mod wire;
