@@ -42,28 +42,35 @@ pub fn pointer(segments: &[&str]) -> String {
     out
 }
 
-/// SHA-256 of the policy bytes exactly as they were loaded, never of a re-serialization.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct PolicyDigest([u8; 32]);
+/// SHA-256 of the policy bytes exactly as they were loaded, never of a re-serialization. Kept as text: every decision
+/// prints it, none computes with it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct PolicyDigest(Arc<str>);
 
 impl PolicyDigest {
     /// Hashes the bytes as read.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
-        Self(sha2::Sha256::digest(bytes).into())
+        let hex = sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        Self(format!("sha256:{hex}").into())
+    }
+
+    /// `sha256:` and 64 hexadecimal digits.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
 impl fmt::Display for PolicyDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("sha256:")?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&self.0)
     }
 }
 
 impl fmt::Debug for PolicyDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+        f.write_str(&self.0)
     }
 }
 
@@ -154,7 +161,7 @@ reasons! {
     MalformedShape = "malformed.shape",
     /// Larger than the limit.
     MalformedSize = "malformed.size",
-    /// Cut off before its end.
+    /// Envoy handed over less than it would forward.
     MalformedTruncated = "malformed.truncated",
     /// Not UTF-8, a byte order mark, or a lone surrogate.
     MalformedUtf8 = "malformed.utf8",
@@ -234,7 +241,10 @@ impl Window {
     /// Unix milliseconds at which the window that holds `now_ms` began. UTC days have no leap seconds in Unix time.
     #[must_use]
     pub const fn start_ms(self, now_ms: u64) -> u64 {
-        now_ms.saturating_sub(now_ms % self.length_ms())
+        match now_ms.checked_rem(self.length_ms()) {
+            Some(into) => now_ms.saturating_sub(into),
+            None => now_ms,
+        }
     }
 
     /// Unix milliseconds at which the window that holds `now_ms` ends.
@@ -262,13 +272,7 @@ impl CounterKey {
     /// Joins the parts.
     #[must_use]
     pub fn of(parts: &[&str]) -> Self {
-        use fmt::Write as _;
-        let mut out = String::new();
-        for part in parts {
-            // Writing to a String cannot fail.
-            let _: fmt::Result = write!(out, "{}:{part};", part.len());
-        }
-        Self(out.into())
+        Self(parts.iter().map(|part| format!("{}:{part};", part.len())).collect::<String>().into())
     }
 
     /// The joined text.

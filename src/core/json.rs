@@ -81,8 +81,7 @@ impl JsonDefect {
             JsonDefect::Empty => Reason::MalformedEmpty,
             JsonDefect::Nodes => Reason::MalformedNodes,
             JsonDefect::Size => Reason::MalformedSize,
-            JsonDefect::Syntax => Reason::MalformedJson,
-            JsonDefect::Truncated => Reason::MalformedTruncated,
+            JsonDefect::Syntax | JsonDefect::Truncated => Reason::MalformedJson,
             JsonDefect::Utf8 => Reason::MalformedUtf8,
         }
     }
