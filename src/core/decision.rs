@@ -305,3 +305,124 @@ pub enum Decision {
     /// Let it go ahead once every charge is held.
     Proceed(Vec<Charge>),
 }
+
+impl Denial {
+    /// A refusal that no policy document decides, with our text for whoever can mend it.
+    #[must_use]
+    pub fn built_in(reason: Reason) -> Self {
+        Self::with_message(reason, reason.advice())
+    }
+
+    /// As [`Denial::built_in`], with a closer description of the fault.
+    #[must_use]
+    pub fn with_message(reason: Reason, message: &'static str) -> Self {
+        let (rule, retry_after_ms) = match reason {
+            Reason::AuditUnavailable | Reason::CredentialUnavailable | Reason::Internal | Reason::LedgerUnavailable => {
+                ("(unavailable)", None)
+            }
+            Reason::Deadline | Reason::Overload => ("(unavailable)", Some(1_000)),
+            Reason::GrantExpired
+            | Reason::GrantNotYetValid
+            | Reason::GrantRevoked
+            | Reason::GrantWrongServer
+            | Reason::TokenMissing
+            | Reason::TokenUnknown => ("(identity)", None),
+            Reason::NoPolicy => ("(no policy)", None),
+            Reason::Hidden => ("(hidden)", None),
+            Reason::DefaultDeny | Reason::MethodDenied => ("(default deny)", None),
+            Reason::BadIncrement
+            | Reason::Condition
+            | Reason::HeaderMismatch
+            | Reason::HttpMethod
+            | Reason::MalformedBatch
+            | Reason::MalformedContentEncoding
+            | Reason::MalformedContentType
+            | Reason::MalformedControl
+            | Reason::MalformedDepth
+            | Reason::MalformedDupKey
+            | Reason::MalformedEmpty
+            | Reason::MalformedHeader
+            | Reason::MalformedId
+            | Reason::MalformedJson
+            | Reason::MalformedKeyFold
+            | Reason::MalformedMultiValue
+            | Reason::MalformedNodes
+            | Reason::MalformedPath
+            | Reason::MalformedRequest
+            | Reason::MalformedShape
+            | Reason::MalformedSize
+            | Reason::MalformedTruncated
+            | Reason::MalformedUtf8
+            | Reason::MissingMeta
+            | Reason::NeverFits
+            | Reason::NotificationCall
+            | Reason::Origin
+            | Reason::QuotaExhausted
+            | Reason::Requirement
+            | Reason::TypeMismatch
+            | Reason::UnknownMethod
+            | Reason::UnknownServer
+            | Reason::UnsupportedVersion => ("(invalid request)", None),
+        };
+        Self { reason, rule: Rule::built_in(rule), message: Arc::from(message), retry_after_ms }
+    }
+}
+
+impl Reason {
+    /// What the sender or the operator can do about it; for reasons whose text a policy does not supply.
+    #[must_use]
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Reason::AuditUnavailable => "The decision cannot be recorded now. Ask the operator to mend the audit sink.",
+            Reason::BadIncrement => "An argument that a limit counts is not an amount.",
+            Reason::Condition | Reason::Requirement => "The call is denied by policy.",
+            Reason::CredentialUnavailable => "The credential for this server cannot be had now. Ask the operator.",
+            Reason::Deadline => "The policy service ran out of time. Try again.",
+            Reason::DefaultDeny => "The call is not permitted by policy.",
+            Reason::GrantExpired
+            | Reason::GrantNotYetValid
+            | Reason::GrantRevoked
+            | Reason::GrantWrongServer
+            | Reason::TokenUnknown => "The token is not valid for this server. Ask the operator for a new grant.",
+            Reason::HeaderMismatch => "A mirrored header disagrees with the body.",
+            Reason::Hidden => "The tool is hidden by policy.",
+            Reason::HttpMethod => "This HTTP method is not served here.",
+            Reason::Internal => "The policy service failed. Ask the operator to look at its log.",
+            Reason::LedgerUnavailable => "The quota cannot be checked now. Ask the operator.",
+            Reason::MalformedBatch => "Batches are not accepted: send one message a request.",
+            Reason::MalformedContentEncoding => "Send the body without content-encoding.",
+            Reason::MalformedContentType => "Send the body as application/json in UTF-8.",
+            Reason::MalformedControl => "A name holds a control character.",
+            Reason::MalformedDepth => "The message is nested too deep.",
+            Reason::MalformedDupKey => "An object has two members of one name.",
+            Reason::MalformedEmpty => "The request needs a body, or must not have one.",
+            Reason::MalformedHeader => "A header cannot be read unambiguously.",
+            Reason::MalformedId => "The id must be a string or an integer.",
+            Reason::MalformedJson => "The body is not JSON.",
+            Reason::MalformedKeyFold => "A member name differs from a protocol name in letter case only.",
+            Reason::MalformedMultiValue => "A header that may come once came twice.",
+            Reason::MalformedNodes => "The message has too many values.",
+            Reason::MalformedPath => "The path is not the plain path of an MCP endpoint.",
+            Reason::MalformedRequest => {
+                "The request did not reach the policy service in a form that it can judge. Ask the operator."
+            }
+            Reason::MalformedShape => "The body is not a JSON-RPC message of MCP.",
+            Reason::MalformedSize => "The body is too large.",
+            Reason::MalformedTruncated => "The body did not reach the policy service whole; it is probably too large.",
+            Reason::MalformedUtf8 => "The body is not plain UTF-8 text.",
+            Reason::MethodDenied => "The method is not permitted by policy.",
+            Reason::MissingMeta => "A required member of `params._meta` is missing.",
+            Reason::NeverFits => "The amount is larger than the whole limit; no waiting helps.",
+            Reason::NoPolicy => "No policy is assigned to this caller",
+            Reason::NotificationCall => "A request needs an id.",
+            Reason::Origin => "Requests from this origin or to this host name are not accepted.",
+            Reason::Overload => "The policy service is at its limit. Try again.",
+            Reason::QuotaExhausted => "A limit is used up.",
+            Reason::TokenMissing => "A token is needed: send it as `Authorization: Bearer`.",
+            Reason::TypeMismatch => "An argument has a type that the policy cannot judge.",
+            Reason::UnknownMethod => "Method not found",
+            Reason::UnknownServer => "No server is registered for this address. Ask the operator.",
+            Reason::UnsupportedVersion => "Unsupported protocol version",
+        }
+    }
+}
