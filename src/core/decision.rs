@@ -234,7 +234,7 @@ impl Window {
     /// Unix milliseconds at which the window that holds `now_ms` began. UTC days have no leap seconds in Unix time.
     #[must_use]
     pub const fn start_ms(self, now_ms: u64) -> u64 {
-        now_ms.saturating_sub(now_ms % self.length_ms())
+        now_ms.saturating_sub(now_ms.wrapping_rem(self.length_ms()))
     }
 
     /// Unix milliseconds at which the window that holds `now_ms` ends.
@@ -262,13 +262,7 @@ impl CounterKey {
     /// Joins the parts.
     #[must_use]
     pub fn of(parts: &[&str]) -> Self {
-        use fmt::Write as _;
-        let mut out = String::new();
-        for part in parts {
-            // Writing to a String cannot fail.
-            let _: fmt::Result = write!(out, "{}:{part};", part.len());
-        }
-        Self(out.into())
+        Self(parts.iter().map(|part| format!("{}:{part};", part.len())).collect::<String>().into())
     }
 
     /// The joined text.

@@ -4,5 +4,7 @@
 //! `src/ARCHITECTURE.md` holds the invariants; `tests/architecture.rs` checks them.
 
 pub mod decision;
+pub mod http;
 pub mod json;
+pub mod mcp;
 pub mod principal;

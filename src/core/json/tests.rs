@@ -169,6 +169,6 @@ proptest! {
 
     #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = Document::parse(&bytes, Limits::default()).is_ok();
+        drop(Document::parse(&bytes, Limits::default()));
     }
 }
