@@ -42,28 +42,35 @@ pub fn pointer(segments: &[&str]) -> String {
     out
 }
 
-/// SHA-256 of the policy bytes exactly as they were loaded, never of a re-serialization.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct PolicyDigest([u8; 32]);
+/// SHA-256 of the policy bytes exactly as they were loaded, never of a re-serialization. Kept as text: every decision
+/// prints it, none computes with it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct PolicyDigest(Arc<str>);
 
 impl PolicyDigest {
     /// Hashes the bytes as read.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
-        Self(sha2::Sha256::digest(bytes).into())
+        let hex = sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        Self(format!("sha256:{hex}").into())
+    }
+
+    /// `sha256:` and 64 hexadecimal digits.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
 impl fmt::Display for PolicyDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("sha256:")?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&self.0)
     }
 }
 
 impl fmt::Debug for PolicyDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+        f.write_str(&self.0)
     }
 }
 
@@ -154,7 +161,7 @@ reasons! {
     MalformedShape = "malformed.shape",
     /// Larger than the limit.
     MalformedSize = "malformed.size",
-    /// Cut off before its end.
+    /// Envoy handed over less than it would forward.
     MalformedTruncated = "malformed.truncated",
     /// Not UTF-8, a byte order mark, or a lone surrogate.
     MalformedUtf8 = "malformed.utf8",
@@ -234,7 +241,10 @@ impl Window {
     /// Unix milliseconds at which the window that holds `now_ms` began. UTC days have no leap seconds in Unix time.
     #[must_use]
     pub const fn start_ms(self, now_ms: u64) -> u64 {
-        now_ms.saturating_sub(now_ms.wrapping_rem(self.length_ms()))
+        match now_ms.checked_rem(self.length_ms()) {
+            Some(into) => now_ms.saturating_sub(into),
+            None => now_ms,
+        }
     }
 
     /// Unix milliseconds at which the window that holds `now_ms` ends.
@@ -294,4 +304,125 @@ pub enum Decision {
     Deny(Denial),
     /// Let it go ahead once every charge is held.
     Proceed(Vec<Charge>),
+}
+
+impl Denial {
+    /// A refusal that no policy document decides, with our text for whoever can mend it.
+    #[must_use]
+    pub fn built_in(reason: Reason) -> Self {
+        Self::with_message(reason, reason.advice())
+    }
+
+    /// As [`Denial::built_in`], with a closer description of the fault.
+    #[must_use]
+    pub fn with_message(reason: Reason, message: &'static str) -> Self {
+        let (rule, retry_after_ms) = match reason {
+            Reason::AuditUnavailable | Reason::CredentialUnavailable | Reason::Internal | Reason::LedgerUnavailable => {
+                ("(unavailable)", None)
+            }
+            Reason::Deadline | Reason::Overload => ("(unavailable)", Some(1_000)),
+            Reason::GrantExpired
+            | Reason::GrantNotYetValid
+            | Reason::GrantRevoked
+            | Reason::GrantWrongServer
+            | Reason::TokenMissing
+            | Reason::TokenUnknown => ("(identity)", None),
+            Reason::NoPolicy => ("(no policy)", None),
+            Reason::Hidden => ("(hidden)", None),
+            Reason::DefaultDeny | Reason::MethodDenied => ("(default deny)", None),
+            Reason::BadIncrement
+            | Reason::Condition
+            | Reason::HeaderMismatch
+            | Reason::HttpMethod
+            | Reason::MalformedBatch
+            | Reason::MalformedContentEncoding
+            | Reason::MalformedContentType
+            | Reason::MalformedControl
+            | Reason::MalformedDepth
+            | Reason::MalformedDupKey
+            | Reason::MalformedEmpty
+            | Reason::MalformedHeader
+            | Reason::MalformedId
+            | Reason::MalformedJson
+            | Reason::MalformedKeyFold
+            | Reason::MalformedMultiValue
+            | Reason::MalformedNodes
+            | Reason::MalformedPath
+            | Reason::MalformedRequest
+            | Reason::MalformedShape
+            | Reason::MalformedSize
+            | Reason::MalformedTruncated
+            | Reason::MalformedUtf8
+            | Reason::MissingMeta
+            | Reason::NeverFits
+            | Reason::NotificationCall
+            | Reason::Origin
+            | Reason::QuotaExhausted
+            | Reason::Requirement
+            | Reason::TypeMismatch
+            | Reason::UnknownMethod
+            | Reason::UnknownServer
+            | Reason::UnsupportedVersion => ("(invalid request)", None),
+        };
+        Self { reason, rule: Rule::built_in(rule), message: Arc::from(message), retry_after_ms }
+    }
+}
+
+impl Reason {
+    /// What the sender or the operator can do about it; for reasons whose text a policy does not supply.
+    #[must_use]
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Reason::AuditUnavailable => "The decision cannot be recorded now. Ask the operator to mend the audit sink.",
+            Reason::BadIncrement => "An argument that a limit counts is not an amount.",
+            Reason::Condition | Reason::Requirement => "The call is denied by policy.",
+            Reason::CredentialUnavailable => "The credential for this server cannot be had now. Ask the operator.",
+            Reason::Deadline => "The policy service ran out of time. Try again.",
+            Reason::DefaultDeny => "The call is not permitted by policy.",
+            Reason::GrantExpired
+            | Reason::GrantNotYetValid
+            | Reason::GrantRevoked
+            | Reason::GrantWrongServer
+            | Reason::TokenUnknown => "The token is not valid for this server. Ask the operator for a new grant.",
+            Reason::HeaderMismatch => "A mirrored header disagrees with the body.",
+            Reason::Hidden => "The tool is hidden by policy.",
+            Reason::HttpMethod => "This HTTP method is not served here.",
+            Reason::Internal => "The policy service failed. Ask the operator to look at its log.",
+            Reason::LedgerUnavailable => "The quota cannot be checked now. Ask the operator.",
+            Reason::MalformedBatch => "Batches are not accepted: send one message a request.",
+            Reason::MalformedContentEncoding => "Send the body without content-encoding.",
+            Reason::MalformedContentType => "Send the body as application/json in UTF-8.",
+            Reason::MalformedControl => "A name holds a control character.",
+            Reason::MalformedDepth => "The message is nested too deep.",
+            Reason::MalformedDupKey => "An object has two members of one name.",
+            Reason::MalformedEmpty => "The request needs a body, or must not have one.",
+            Reason::MalformedHeader => "A header cannot be read unambiguously.",
+            Reason::MalformedId => "The id must be a string or an integer.",
+            Reason::MalformedJson => "The body is not JSON.",
+            Reason::MalformedKeyFold => "A member name differs from a protocol name in letter case only.",
+            Reason::MalformedMultiValue => "A header that may come once came twice.",
+            Reason::MalformedNodes => "The message has too many values.",
+            Reason::MalformedPath => "The path is not the plain path of an MCP endpoint.",
+            Reason::MalformedRequest => {
+                "The request did not reach the policy service in a form that it can judge. Ask the operator."
+            }
+            Reason::MalformedShape => "The body is not a JSON-RPC message of MCP.",
+            Reason::MalformedSize => "The body is too large.",
+            Reason::MalformedTruncated => "The body did not reach the policy service whole; it is probably too large.",
+            Reason::MalformedUtf8 => "The body is not plain UTF-8 text.",
+            Reason::MethodDenied => "The method is not permitted by policy.",
+            Reason::MissingMeta => "A required member of `params._meta` is missing.",
+            Reason::NeverFits => "The amount is larger than the whole limit; no waiting helps.",
+            Reason::NoPolicy => "No policy is assigned to this caller",
+            Reason::NotificationCall => "A request needs an id.",
+            Reason::Origin => "Requests from this origin or to this host name are not accepted.",
+            Reason::Overload => "The policy service is at its limit. Try again.",
+            Reason::QuotaExhausted => "A limit is used up.",
+            Reason::TokenMissing => "A token is needed: send it as `Authorization: Bearer`.",
+            Reason::TypeMismatch => "An argument has a type that the policy cannot judge.",
+            Reason::UnknownMethod => "Method not found",
+            Reason::UnknownServer => "No server is registered for this address. Ask the operator.",
+            Reason::UnsupportedVersion => "Unsupported protocol version",
+        }
+    }
 }

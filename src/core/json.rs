@@ -81,8 +81,7 @@ impl JsonDefect {
             JsonDefect::Empty => Reason::MalformedEmpty,
             JsonDefect::Nodes => Reason::MalformedNodes,
             JsonDefect::Size => Reason::MalformedSize,
-            JsonDefect::Syntax => Reason::MalformedJson,
-            JsonDefect::Truncated => Reason::MalformedTruncated,
+            JsonDefect::Syntax | JsonDefect::Truncated => Reason::MalformedJson,
             JsonDefect::Utf8 => Reason::MalformedUtf8,
         }
     }
@@ -163,6 +162,16 @@ impl<'a> Document<'a> {
     /// # Errors
     /// The first defect and its byte offset.
     pub fn parse(bytes: &'a [u8], limits: Limits) -> Result<Self, JsonError> {
+        Self::scan(bytes, limits, EqualNames::Refused)
+    }
+
+    /// Like [`Document::parse`], but keeps members with equal names, for a caller that refuses them itself and wants to
+    /// tell of all of them. Never for a request.
+    pub(crate) fn parse_with_equal_names(bytes: &'a [u8], limits: Limits) -> Result<Self, JsonError> {
+        Self::scan(bytes, limits, EqualNames::Kept)
+    }
+
+    fn scan(bytes: &'a [u8], limits: Limits, equal_names: EqualNames) -> Result<Self, JsonError> {
         // Spans are 32-bit; a text beyond that is over any limit an operator can set.
         if bytes.len() > limits.bytes_max || u32::try_from(bytes.len()).is_err() {
             return Err(JsonError { defect: JsonDefect::Size, offset: limits.bytes_max });
@@ -172,8 +181,8 @@ impl<'a> Document<'a> {
         if text.starts_with('\u{feff}') {
             return Err(JsonError { defect: JsonDefect::Utf8, offset: 0 });
         }
-        let mut scanner =
-            Scanner { text, bytes, at: 0, nodes: Vec::with_capacity(32), open: Vec::with_capacity(8), limits };
+        let (nodes, open) = (Vec::with_capacity(32), Vec::with_capacity(8));
+        let mut scanner = Scanner { text, bytes, at: 0, nodes, open, limits, equal_names };
         scanner.run()?;
         Ok(Self { text, nodes: scanner.nodes })
     }
@@ -325,6 +334,13 @@ impl<'d> Iterator for Elements<'d> {
 
 // === impl Scanner ===
 
+/// What becomes of an object two of whose members have one name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EqualNames {
+    Kept,
+    Refused,
+}
+
 struct Scanner<'a> {
     text: &'a str,
     bytes: &'a [u8],
@@ -333,6 +349,7 @@ struct Scanner<'a> {
     /// Indexes of the containers that are open, outermost first.
     open: Vec<u32>,
     limits: Limits,
+    equal_names: EqualNames,
 }
 
 impl Scanner<'_> {
@@ -444,7 +461,7 @@ impl Scanner<'_> {
 
     fn close(&mut self, index: u32, object: bool) -> Result<(), JsonError> {
         self.open.pop();
-        if object {
+        if object && self.equal_names == EqualNames::Refused {
             self.refuse_equal_names(index)?;
         }
         let (end, next) = (self.position(), narrow(self.nodes.len()));

@@ -3,8 +3,12 @@
 //! No async, no clock, no I/O, no logging: whatever time or file a decision depends on is passed in.
 //! `src/ARCHITECTURE.md` holds the invariants; `tests/architecture.rs` checks them.
 
+pub mod answer;
+pub mod audit;
 pub mod decision;
+pub mod document;
 pub mod http;
 pub mod json;
 pub mod mcp;
 pub mod principal;
+pub mod text;

@@ -1,0 +1,90 @@
+//! Text from the wire on its way into JSON that we write.
+
+/// Appends `text` as a JSON string. Beyond what JSON demands it escapes DEL, C1 controls, line separators and
+/// bidirectional or invisible marks, so that no terminal, log viewer or model is steered by them.
+pub fn push_json_string(out: &mut String, text: &str) {
+    out.push('"');
+    let mut plain = 0usize;
+    for (at, c) in text.char_indices() {
+        let short = match c {
+            '"' => "\\\"",
+            '\\' => "\\\\",
+            '\n' => "\\n",
+            '\r' => "\\r",
+            '\t' => "\\t",
+            c if is_unsafe(c) => "",
+            _ => continue,
+        };
+        out.push_str(text.get(plain..at).unwrap_or_default());
+        plain = at.saturating_add(c.len_utf8());
+        if short.is_empty() { push_unicode_escape(out, c) } else { out.push_str(short) }
+    }
+    out.push_str(text.get(plain..).unwrap_or_default());
+    out.push('"');
+}
+
+/// Appends at most `bytes_max` bytes of `text` as a JSON string, cut at a character boundary and marked with `…`.
+pub fn push_json_string_cut(out: &mut String, text: &str, bytes_max: usize) {
+    if text.len() <= bytes_max {
+        return push_json_string(out, text);
+    }
+    let end = (0..=bytes_max).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    push_json_string(out, text.get(..end).unwrap_or_default());
+    out.pop();
+    out.push_str("…\"");
+}
+
+/// Whether a character can change how the text around it is shown.
+#[must_use]
+pub fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{61c}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+fn push_unicode_escape(out: &mut String, c: char) {
+    let mut units = [0u16; 2];
+    for unit in c.encode_utf16(&mut units) {
+        out.push_str("\\u");
+        for shift in [12u32, 8, 4, 0] {
+            let digit = u32::from(*unit).wrapping_shr(shift) & 0xf;
+            out.push(char::from_digit(digit, 16).unwrap_or('0'));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn written(text: &str) -> String {
+        let mut out = String::new();
+        push_json_string(&mut out, text);
+        out
+    }
+
+    #[test]
+    fn nothing_that_steers_a_viewer_is_written_raw() {
+        assert_eq!(written("a\"\\\n\u{1b}[0m\u{202e}é\u{e0041}"), r#""a\"\\\n\u001b[0m\u202eé\udb40\udc41""#);
+    }
+
+    #[test]
+    fn a_cut_falls_on_a_character_boundary() {
+        let cut = |text: &str, max| {
+            let mut out = String::new();
+            push_json_string_cut(&mut out, text, max);
+            out
+        };
+        assert_eq!(cut("abc", 3), "\"abc\"");
+        assert_eq!(cut("abcd", 3), "\"abc…\"");
+        assert_eq!(cut("aé", 2), "\"a…\"");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back_the_same(text in any::<String>()) {
+            prop_assert_eq!(serde_json::from_str::<String>(&written(&text)).unwrap(), text);
+        }
+    }
+}
