@@ -156,7 +156,11 @@ for name in "$@"; do
     -h | --help) usage; exit 0 ;;
     all) names+=("${ALL[@]}") ;;
     envoy | node22 | client-ts1 | client-ts2 | client-py1 | client-py2 | conformance) names+=("$name") ;;
-    *) usage >&2; fail "no tool is named \`$name\`" ;;
+    *)
+      usage >&2
+      printf 'install.sh: no tool is named `%s`\n' "$name" >&2
+      exit 64
+      ;;
   esac
 done
 mkdir -p "$bin" "$stamps"
