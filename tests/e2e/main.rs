@@ -4,8 +4,16 @@
 #![expect(clippy::arithmetic_side_effects, reason = "sums over small tables; an overflow would only fail a test")]
 
 #[cfg(test)]
+mod corpus;
+#[cfg(test)]
+mod corpus_cases;
+#[cfg(test)]
+mod denials;
+#[cfg(test)]
 mod envoy_facts;
 #[cfg(test)]
 mod frames;
 #[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod headers;

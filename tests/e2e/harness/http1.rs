@@ -103,6 +103,13 @@ impl Request {
         self.with("authorization", format!("Bearer {token}"))
     }
 
+    /// Sets the method.
+    #[must_use]
+    pub(crate) fn method(mut self, method: &str) -> Self {
+        method.clone_into(&mut self.method);
+        self
+    }
+
     /// Sets the framing.
     #[must_use]
     pub(crate) fn framed(mut self, framing: Framing) -> Self {
@@ -160,36 +167,31 @@ pub(crate) async fn exchange(to: SocketAddr, bytes: &[u8]) -> Response {
 pub(crate) async fn try_exchange(to: SocketAddr, bytes: &[u8]) -> std::io::Result<Response> {
     let work = async {
         let (mut reader, mut writer) = TcpStream::connect(to).await?.into_split();
+        let mut buffer = Buffer { stream: &mut reader, bytes: Vec::new() };
         // A server may answer and close before it has read everything, so a failed write is not the end.
         let write = async {
             let written = writer.write_all(bytes).await;
             (writer, written)
         };
-        let (response, (_writer, written)) = tokio::join!(read_response(&mut reader), write);
+        let (response, (_writer, written)) = tokio::join!(buffer.response(), write);
         response.map_err(|error| written.err().unwrap_or(error))
     };
     tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
 }
 
-/// Reads one final response; interim ones are skipped.
-pub(crate) async fn read_response(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> std::io::Result<Response> {
-    let mut buffer = Buffer { stream, bytes: Vec::new() };
-    loop {
-        let head = buffer.head().await?;
-        let mut lines = head.split("\r\n");
-        let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|code| code.parse().ok());
-        let status: u16 = status.ok_or(std::io::ErrorKind::InvalidData)?;
-        let headers: Vec<(String, String)> = lines
-            .filter_map(|line| line.split_once(':'))
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
-            .collect();
-        if (100..200).contains(&status) {
-            continue;
+/// Writes the bytes on a new connection and reads that many responses.
+pub(crate) async fn exchange_all(to: SocketAddr, bytes: &[u8], count: usize) -> Vec<Response> {
+    let work = async {
+        let mut stream = TcpStream::connect(to).await?;
+        stream.write_all(bytes).await?;
+        let mut buffer = Buffer { stream: &mut stream, bytes: Vec::new() };
+        let mut responses = Vec::new();
+        for _ in 0..count {
+            responses.push(buffer.response().await?);
         }
-        let mut response = Response { status, headers, body: Vec::new() };
-        response.body = buffer.body(&response).await?;
-        return Ok(response);
-    }
+        std::io::Result::Ok(responses)
+    };
+    tokio::time::timeout(PATIENCE, work).await.expect("the responses come in time").expect("the connection holds")
 }
 
 struct Buffer<'s, S> {
@@ -198,6 +200,26 @@ struct Buffer<'s, S> {
 }
 
 impl<S: tokio::io::AsyncRead + Unpin> Buffer<'_, S> {
+    /// Reads one final response; interim ones are skipped.
+    async fn response(&mut self) -> std::io::Result<Response> {
+        loop {
+            let head = self.head().await?;
+            let mut lines = head.split("\r\n");
+            let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|code| code.parse().ok());
+            let status: u16 = status.ok_or(std::io::ErrorKind::InvalidData)?;
+            let headers: Vec<(String, String)> = lines
+                .filter_map(|line| line.split_once(':'))
+                .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+                .collect();
+            if (100..200).contains(&status) {
+                continue;
+            }
+            let mut response = Response { status, headers, body: Vec::new() };
+            response.body = self.body(&response).await?;
+            return Ok(response);
+        }
+    }
+
     async fn more(&mut self) -> std::io::Result<bool> {
         Ok(self.stream.read_buf(&mut self.bytes).await? > 0)
     }

@@ -1,11 +1,13 @@
 //! What every table needs: processes that end with their owner, waits with deadlines, raw clients, and recording servers.
 
+pub(crate) mod authz;
 pub(crate) mod envoy;
 pub(crate) mod http1;
 pub(crate) mod http2;
 pub(crate) mod message;
 pub(crate) mod process;
 
+pub(crate) mod stack;
 pub(crate) mod stub;
 pub(crate) mod upstream;
 
