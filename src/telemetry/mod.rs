@@ -1,0 +1,3 @@
+//! What operators see of the process: metrics, the audit stream and the log. Decides nothing.
+
+pub mod metrics;
