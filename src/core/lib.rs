@@ -9,5 +9,7 @@ pub mod decision;
 pub mod http;
 pub mod json;
 pub mod mcp;
+pub mod number;
+pub mod pattern;
 pub mod principal;
 pub mod text;
