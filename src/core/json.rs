@@ -162,6 +162,16 @@ impl<'a> Document<'a> {
     /// # Errors
     /// The first defect and its byte offset.
     pub fn parse(bytes: &'a [u8], limits: Limits) -> Result<Self, JsonError> {
+        Self::scan(bytes, limits, EqualNames::Refused)
+    }
+
+    /// Like [`Document::parse`], but keeps members with equal names, for a caller that refuses them itself and wants to
+    /// tell of all of them. Never for a request.
+    pub(crate) fn parse_with_equal_names(bytes: &'a [u8], limits: Limits) -> Result<Self, JsonError> {
+        Self::scan(bytes, limits, EqualNames::Kept)
+    }
+
+    fn scan(bytes: &'a [u8], limits: Limits, equal_names: EqualNames) -> Result<Self, JsonError> {
         // Spans are 32-bit; a text beyond that is over any limit an operator can set.
         if bytes.len() > limits.bytes_max || u32::try_from(bytes.len()).is_err() {
             return Err(JsonError { defect: JsonDefect::Size, offset: limits.bytes_max });
@@ -171,8 +181,8 @@ impl<'a> Document<'a> {
         if text.starts_with('\u{feff}') {
             return Err(JsonError { defect: JsonDefect::Utf8, offset: 0 });
         }
-        let mut scanner =
-            Scanner { text, bytes, at: 0, nodes: Vec::with_capacity(32), open: Vec::with_capacity(8), limits };
+        let (nodes, open) = (Vec::with_capacity(32), Vec::with_capacity(8));
+        let mut scanner = Scanner { text, bytes, at: 0, nodes, open, limits, equal_names };
         scanner.run()?;
         Ok(Self { text, nodes: scanner.nodes })
     }
@@ -324,6 +334,13 @@ impl<'d> Iterator for Elements<'d> {
 
 // === impl Scanner ===
 
+/// What becomes of an object two of whose members have one name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EqualNames {
+    Kept,
+    Refused,
+}
+
 struct Scanner<'a> {
     text: &'a str,
     bytes: &'a [u8],
@@ -332,6 +349,7 @@ struct Scanner<'a> {
     /// Indexes of the containers that are open, outermost first.
     open: Vec<u32>,
     limits: Limits,
+    equal_names: EqualNames,
 }
 
 impl Scanner<'_> {
@@ -393,7 +411,8 @@ impl Scanner<'_> {
         }
         let key = self.string()?;
         // Parsers exist that end a name at NUL; no tool needs a control character in one.
-        if unescape(self.cut(key), key.escaped).chars().any(char::is_control) {
+        let plain = !key.escaped && self.cut(key).bytes().all(|b| b < 0x7f);
+        if !plain && unescape(self.cut(key), key.escaped).chars().any(char::is_control) {
             return Err(JsonError { defect: JsonDefect::Control, offset: widen(key.start) });
         }
         self.space();
@@ -443,7 +462,7 @@ impl Scanner<'_> {
 
     fn close(&mut self, index: u32, object: bool) -> Result<(), JsonError> {
         self.open.pop();
-        if object {
+        if object && self.equal_names == EqualNames::Refused {
             self.refuse_equal_names(index)?;
         }
         let (end, next) = (self.position(), narrow(self.nodes.len()));
@@ -647,20 +666,21 @@ impl Iterator for ChildKeys<'_, '_> {
 fn plain_prefix(bytes: &[u8]) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = 0x8080_8080_8080_8080;
-    // Zero-byte test on each lane; the exact byte is found by the loop below, so borrow between lanes does no harm.
+    // Zero-byte test on each lane. A borrow runs into higher lanes only, so the lowest lane that is marked is exact.
     let zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
+    let (words, rest) = bytes.as_chunks::<8>();
     let mut done = 0usize;
-    for chunk in bytes.chunks_exact(8) {
-        let word = chunk.iter().rev().fold(0u64, |word, byte| word.wrapping_shl(8) | u64::from(*byte));
+    for word in words {
+        let word = u64::from_le_bytes(*word);
         let quote = zero(word ^ ONES.wrapping_mul(0x22));
         let backslash = zero(word ^ ONES.wrapping_mul(0x5c));
         let control = word.wrapping_sub(ONES.wrapping_mul(0x20)) & !word & HIGHS;
-        if quote | backslash | control != 0 {
-            break;
+        let stops = quote | backslash | control;
+        if stops != 0 {
+            return done.saturating_add(widen(stops.trailing_zeros() / 8));
         }
         done = done.saturating_add(8);
     }
-    let rest = bytes.get(done..).unwrap_or_default();
     let tail = rest.iter().position(|b| matches!(b, b'"' | b'\\') || *b < 0x20).unwrap_or(rest.len());
     done.saturating_add(tail)
 }

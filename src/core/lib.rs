@@ -6,6 +6,7 @@
 pub mod answer;
 pub mod audit;
 pub mod decision;
+pub mod document;
 pub mod http;
 pub mod json;
 pub mod mcp;
