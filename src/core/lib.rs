@@ -12,5 +12,7 @@ pub mod json;
 pub mod mcp;
 pub mod number;
 pub mod pattern;
+pub mod policy;
 pub mod principal;
+pub mod selftest;
 pub mod text;

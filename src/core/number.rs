@@ -108,7 +108,6 @@ impl Decimal {
 
     /// The number as Go's `%v` prints the same float, for `compat: lenient`: `5`, `1.5`, `1e+06`.
     pub(crate) fn go_text(&self) -> String {
-        use std::fmt::Write as _;
         let sign = if self.negative { "-" } else { "" };
         let digit = |index: usize| self.significant().get(index).map_or('0', |d| char::from(b'0'.saturating_add(*d)));
         let exponent = self.point.saturating_sub(1);
@@ -122,8 +121,7 @@ impl Decimal {
                 out.push(digit(index));
             }
             let sign = if exponent < 0 { '-' } else { '+' };
-            // Writing to a String cannot fail.
-            let _: std::fmt::Result = write!(out, "e{sign}{:02}", exponent.unsigned_abs());
+            out.push_str(&format!("e{sign}{:02}", exponent.unsigned_abs()));
         } else if let Ok(whole) = usize::try_from(self.point) {
             (0..whole).for_each(|index| out.push(digit(index)));
             out.push_str(if whole == 0 { "0" } else { "" });

@@ -22,6 +22,7 @@ const REPEAT_MAX: u32 = 1000;
 #[derive(Clone, Debug)]
 pub struct Pattern {
     regex: regex::Regex,
+    source: Box<str>,
 }
 
 /// Why a pattern is refused; the text is for the author of the policy.
@@ -44,15 +45,18 @@ impl Pattern {
             .size_limit(COMPILED_BYTES_MAX)
             .dfa_size_limit(COMPILED_BYTES_MAX)
             .build()
-            .map_err(|error| match error {
-                regex::Error::CompiledTooBig(limit) => {
-                    PatternError(format!("the compiled pattern is larger than {limit} bytes").into())
-                }
-                other => PatternError(
-                    other.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned().into(),
-                ),
+            .map_err(|error| {
+                let text = error.to_string();
+                let last = text.lines().last().unwrap_or_default();
+                PatternError(last.strip_prefix("error: ").unwrap_or(last).to_owned().into())
             })?;
-        Ok(Self { regex })
+        Ok(Self { regex, source: text.into() })
+    }
+
+    /// The pattern as the author wrote it.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Whether the pattern matches somewhere in the subject; `None` for a subject longer than [`SUBJECT_BYTES_MAX`].

@@ -217,7 +217,7 @@ const REFUSALS: &[(&str, &str)] = &[
     (r"\x{110000}", "is no character"),
     (r"\x{D800}", "is no character"),
     (r"\x{41", "missing `}`"),
-    (r"((a{100}){100}){100}", "larger than"),
+    (r"((a{100}){100}){100}", "exceeds size limit of 1048576 bytes"),
 ];
 
 #[test]
