@@ -1,0 +1,380 @@
+//! Lines of bytes to a file, stdout or stderr, off the path of whoever appends them.
+//!
+//! Appending copies into a bounded buffer under a short lock. One thread, owned by [`Lines`], writes the buffer out: at most once
+//! every [`LINGER`], so that under load it is not woken for each line. A reader that stalls fills the buffer and blocks nobody.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, ErrorKind, Write as _},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::OpenOptionsExt as _,
+    },
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+/// How long the first line waits for company.
+const LINGER: Duration = Duration::from_millis(5);
+/// First and longest pause after a failed write.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// Buffer that is kept between bursts, in bytes.
+const KEEP_BYTES: usize = 64 * 1024;
+
+/// Where lines go. Seen by the writer thread only.
+pub(crate) trait Output: Send + 'static {
+    /// Writes some of the bytes.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    /// Opens the target anew; false if that has no meaning for it.
+    fn reopen(&mut self) -> io::Result<bool>;
+}
+
+/// A file that is appended to and can be rotated.
+#[derive(Debug)]
+pub(crate) struct AppendFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl AppendFile {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        // Only the owner may read who called what.
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+}
+
+impl Output for AppendFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn reopen(&mut self) -> io::Result<bool> {
+        *self = Self::open(&self.path)?;
+        Ok(true)
+    }
+}
+
+/// Stdout or stderr, without the buffer and the lock of the standard library: a stalled write must not hold that lock.
+#[derive(Debug)]
+pub(crate) struct Stream(File);
+
+impl Stream {
+    pub(crate) fn stdout() -> io::Result<Self> {
+        io::stdout().as_fd().try_clone_to_owned().map(Self::of)
+    }
+
+    pub(crate) fn stderr() -> io::Result<Self> {
+        io::stderr().as_fd().try_clone_to_owned().map(Self::of)
+    }
+
+    fn of(fd: OwnedFd) -> Self {
+        Self(File::from(fd))
+    }
+}
+
+impl Output for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn reopen(&mut self) -> io::Result<bool> {
+        Ok(false)
+    }
+}
+
+/// What the writer thread reports. Called outside of the lock; must not block.
+#[derive(Debug)]
+pub(crate) enum Event<'a> {
+    /// So many lines were given up at the end.
+    Dropped(u64),
+    /// A write or a reopening failed and will be tried again.
+    Failed(&'a io::Error),
+    /// So many lines were handed to the operating system.
+    Written(u64),
+}
+
+/// Why a line was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    Closed,
+    Failing,
+    Full,
+}
+
+/// Whether lines are still taken while writes fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WhileFailing {
+    Buffer,
+    Refuse,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pending: Vec<u8>,
+    /// Bytes that the writer has taken and not yet written; they count toward the bound.
+    writing: usize,
+    failing: bool,
+    waiting: Waiting,
+    reopen: bool,
+    closing: bool,
+    /// Lines were given up at the end.
+    lost: bool,
+    done: bool,
+}
+
+/// What the writer thread waits for, so that nobody wakes it in vain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Waiting {
+    AnyLine,
+    ManyLines,
+    #[default]
+    Nothing,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    to_writer: Condvar,
+    from_writer: Condvar,
+    bytes_max: usize,
+    report: Box<dyn Fn(Event<'_>) + Send + Sync>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("bytes_max", &self.bytes_max).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes from which the writer no longer waits for company.
+    const fn many(&self) -> usize {
+        self.bytes_max / 4
+    }
+}
+
+/// See the module. Dropping it lets the thread write what it can and does not wait.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Lines {
+    /// Starts the writer thread.
+    pub(crate) fn start(
+        name: &str,
+        output: impl Output,
+        bytes_max: usize,
+        report: impl Fn(Event<'_>) + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            to_writer: Condvar::new(),
+            from_writer: Condvar::new(),
+            bytes_max,
+            report: Box::new(report),
+        });
+        let mut writer = Writer { shared: Arc::clone(&shared), output, batch: Vec::new(), offset: 0, pause: BACKOFF.0 };
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || writer.run())?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Takes one line, without its line feed. Never waits for the output.
+    pub(crate) fn append(&self, line: &[u8], while_failing: WhileFailing) -> Result<(), Refused> {
+        let shared = &*self.shared;
+        let mut state = shared.lock();
+        if state.closing {
+            return Err(Refused::Closed);
+        }
+        if state.failing && while_failing == WhileFailing::Refuse {
+            return Err(Refused::Failing);
+        }
+        let size = state.pending.len().saturating_add(state.writing).saturating_add(line.len()).saturating_add(1);
+        if size > shared.bytes_max {
+            return Err(Refused::Full);
+        }
+        state.pending.extend_from_slice(line);
+        state.pending.push(b'\n');
+        let wake = match state.waiting {
+            Waiting::AnyLine => true,
+            Waiting::ManyLines => state.pending.len() >= shared.many(),
+            Waiting::Nothing => false,
+        };
+        if wake {
+            state.waiting = Waiting::Nothing;
+        }
+        drop(state);
+        if wake {
+            shared.to_writer.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Asks the writer to open its file anew, before its next write.
+    pub(crate) fn reopen(&self) {
+        self.shared.lock().reopen = true;
+        self.shared.to_writer.notify_one();
+    }
+
+    /// Takes no more lines and waits until all are written, at most for `within`. False if some are not; the thread may then
+    /// still be stuck in its write, and ends with the process.
+    pub(crate) fn close(&self, within: Duration) -> bool {
+        let mut state = self.shared.lock();
+        state.closing = true;
+        self.shared.to_writer.notify_one();
+        let waited = self.shared.from_writer.wait_timeout_while(state, within, |state| !state.done);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let (done, lost) = (state.done, state.lost);
+        drop(state);
+        if !done {
+            return false;
+        }
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        thread.is_none_or(|thread| thread.join().is_ok()) && !lost
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.shared.lock().closing = true;
+        self.shared.to_writer.notify_one();
+    }
+}
+
+struct Writer<O> {
+    shared: Arc<Shared>,
+    output: O,
+    batch: Vec<u8>,
+    /// Bytes of `batch` that are written.
+    offset: usize,
+    pause: Duration,
+}
+
+impl<O: Output> Writer<O> {
+    fn run(&mut self) {
+        while self.take() {
+            self.write();
+        }
+        let mut state = self.shared.lock();
+        state.done = true;
+        drop(state);
+        self.shared.from_writer.notify_all();
+    }
+
+    /// Waits for lines and takes all there are. False at the end.
+    fn take(&mut self) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        while state.pending.is_empty() && !state.closing && !state.reopen {
+            state.waiting = Waiting::AnyLine;
+            state = shared.to_writer.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.pending.len() < shared.many() && !state.closing && !state.reopen {
+            state.waiting = Waiting::ManyLines;
+            let alone = |state: &mut State| state.waiting == Waiting::ManyLines && !state.closing && !state.reopen;
+            let waited = shared.to_writer.wait_timeout_while(state, LINGER, alone);
+            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        state.waiting = Waiting::Nothing;
+        self.batch.clear();
+        self.batch.shrink_to(KEEP_BYTES);
+        std::mem::swap(&mut self.batch, &mut state.pending);
+        self.offset = 0;
+        state.writing = self.batch.len();
+        !self.batch.is_empty() || state.reopen || !state.closing
+    }
+
+    /// Writes the batch out, however often it takes; gives up only at the end.
+    fn write(&mut self) {
+        loop {
+            self.reopen_if_asked();
+            let rest = self.batch.get(self.offset..).unwrap_or_default();
+            if rest.is_empty() {
+                return;
+            }
+            let wrote = match self.output.write(rest) {
+                Ok(0) => Err(io::Error::from(ErrorKind::WriteZero)),
+                other => other,
+            };
+            match wrote {
+                Ok(n) => self.written(n),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Somebody made the stream non-blocking: a stall, not a failure.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.pause(LINGER),
+                Err(error) => {
+                    (self.shared.report)(Event::Failed(&error));
+                    if self.failed() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn written(&mut self, n: usize) {
+        let end = self.offset.saturating_add(n);
+        let lines = count_lines(self.batch.get(self.offset..end).unwrap_or_default());
+        self.offset = end;
+        self.pause = BACKOFF.0;
+        let mut state = self.shared.lock();
+        state.writing = self.batch.len().saturating_sub(end);
+        state.failing = false;
+        drop(state);
+        (self.shared.report)(Event::Written(lines));
+    }
+
+    /// Waits before the next attempt. True if there is none: at the end, a sink that fails is given up.
+    fn failed(&mut self) -> bool {
+        let mut state = self.shared.lock();
+        state.failing = true;
+        if !state.closing {
+            drop(state);
+            self.pause(self.pause);
+            self.pause = self.pause.saturating_mul(2).min(BACKOFF.1);
+            return false;
+        }
+        let lost = count_lines(self.batch.get(self.offset..).unwrap_or_default())
+            .saturating_add(count_lines(&std::mem::take(&mut state.pending)));
+        state.lost = true;
+        drop(state);
+        self.batch.clear();
+        (self.shared.report)(Event::Dropped(lost));
+        true
+    }
+
+    /// Waits, unless the end or a reopening comes first.
+    fn pause(&self, pause: Duration) {
+        let state = self.shared.lock();
+        let waited = self.shared.to_writer.wait_timeout_while(state, pause, |state| !state.closing && !state.reopen);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn reopen_if_asked(&mut self) {
+        if !std::mem::take(&mut self.shared.lock().reopen) {
+            return;
+        }
+        match self.output.reopen() {
+            // The new file begins with a whole line; the old one may end with the beginning of it.
+            Ok(true) => {
+                let written = self.batch.get(..self.offset).unwrap_or_default();
+                self.offset = written.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at.saturating_add(1));
+            }
+            Ok(false) => {}
+            Err(error) => (self.shared.report)(Event::Failed(&error)),
+        }
+    }
+}
+
+fn count_lines(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.iter().filter(|byte| **byte == b'\n').count()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,675 @@
+//! Metric families: an enum of everything that is counted, with labels from closed sets or from the configuration only.
+//!
+//! Nothing a client sends becomes a label: unknown servers are `_unknown`, unknown methods `_other`. One request costs a few
+//! look-ups and atomic additions; nothing is locked and nothing allocated once a combination has been seen.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    marker::PhantomData,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use mcp_authz_core::decision::Reason;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet},
+    metrics::{MetricType, counter::Counter, gauge::Gauge, info::Info},
+    registry::Registry,
+};
+
+/// Label of requests that are bound to no configured server.
+pub const UNKNOWN_SERVER: &str = "_unknown";
+/// Label of methods that are not in [`METHODS`].
+pub const OTHER_METHOD: &str = "_other";
+/// Label of requests without a method, such as GET and DELETE, or a body that cannot be read.
+pub const NO_METHOD: &str = "_none";
+
+/// Values of the label `method`, sorted.
+pub const METHODS: &[&str] = &[
+    NO_METHOD,
+    OTHER_METHOD,
+    "completion/complete",
+    "initialize",
+    "logging/setLevel",
+    "notifications/cancelled",
+    "notifications/initialized",
+    "notifications/progress",
+    "notifications/roots/list_changed",
+    "notifications/tasks/status",
+    "ping",
+    "prompts/get",
+    "prompts/list",
+    "resources/list",
+    "resources/read",
+    "resources/subscribe",
+    "resources/templates/list",
+    "resources/unsubscribe",
+    "server/discover",
+    "subscriptions/listen",
+    "tasks/cancel",
+    "tasks/get",
+    "tasks/list",
+    "tasks/result",
+    "tasks/update",
+    "tools/call",
+    "tools/list",
+];
+
+/// Upper bounds of the histogram, in nanoseconds: 10 µs to 1 s, the longest a Check may take by default.
+const BOUNDS_NS: [u64; 16] = [
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+];
+
+/// A closed set of label values.
+pub trait Label: Copy + fmt::Debug + Send + Sync + 'static {
+    /// Name of the label.
+    const KEY: &'static str;
+    /// Every value, in the order of [`Label::index`].
+    const ALL: &'static [Self];
+    /// The value as text.
+    fn name(self) -> &'static str;
+    /// Position in [`Label::ALL`].
+    fn index(self) -> usize;
+}
+
+/// Declares a [`Label`] with its one text per variant, so that the list cannot drift from the type.
+macro_rules! label {
+    ($(#[doc = $doc:literal])+ $label:ident $key:literal { $($(#[doc = $of:literal])+ $variant:ident = $name:literal,)+ }) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $label {
+            $($(#[doc = $of])+ $variant,)+
+        }
+
+        impl Label for $label {
+            const KEY: &'static str = $key;
+            const ALL: &'static [Self] = &[$($label::$variant),+];
+
+            fn name(self) -> &'static str {
+                match self { $($label::$variant => $name),+ }
+            }
+
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+label! {
+    /// What became of an audit record.
+    AuditOutcome "outcome" {
+        /// Not taken: the buffer was full, or the sink was failing under `fail_closed`; or given up at the end.
+        Dropped = "dropped",
+        /// An attempt to write failed; it is made again.
+        Failed = "failed",
+        /// Handed to the operating system.
+        Written = "written",
+    }
+}
+
+label! {
+    /// Which part of us failed. Refusals are not errors.
+    ErrorKind "kind" {
+        /// The admin listener.
+        Admin = "admin",
+        /// The audit sink.
+        Audit = "audit",
+        /// Files of the configuration.
+        Config = "config",
+        /// An upstream credential.
+        Credential = "credential",
+        /// The deadline of a Check was near before its decision.
+        Deadline = "deadline",
+        /// A defect of ours.
+        Internal = "internal",
+        /// The counters could not be asked, or were full.
+        Ledger = "ledger",
+        /// A gRPC listener or connection.
+        Listener = "listener",
+        /// More Checks than may run.
+        Overload = "overload",
+        /// A request that panicked.
+        Panic = "panic",
+        /// A TLS handshake, or a peer that is not allowed.
+        Tls = "tls",
+    }
+}
+
+label! {
+    /// What became of a reservation.
+    ReservationOutcome "outcome" {
+        /// Spent.
+        Committed = "committed",
+        /// The lease ended before anybody settled it: spent.
+        Expired = "expired",
+        /// Dropped without an exit, and settled by the leak callback; counted besides that settlement.
+        Leaked = "leaked",
+        /// Refused: at least one limit was used up.
+        OverLimit = "over_limit",
+        /// Held.
+        Reserved = "reserved",
+        /// Returned.
+        RolledBack = "rolled_back",
+        /// The ledger could not answer.
+        Unavailable = "unavailable",
+    }
+}
+
+label! {
+    /// How a reload of the configuration ended.
+    ReloadOutcome "outcome" {
+        /// Defects were found; the last good configuration serves.
+        Failure = "failure",
+        /// A new configuration serves.
+        Success = "success",
+    }
+}
+
+/// What a request was answered, for the labels `decision` and `reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Let go; the reason is `allowed`.
+    Allow,
+    /// Refused.
+    Deny(Reason),
+}
+
+impl Verdict {
+    const COUNT: usize = Reason::ALL.len().saturating_add(1);
+
+    const fn index(self) -> usize {
+        match self {
+            Self::Allow => 0,
+            Self::Deny(reason) => (reason as usize).saturating_add(1),
+        }
+    }
+
+    fn labels_of(index: usize) -> (&'static str, &'static str) {
+        match index.checked_sub(1).and_then(|index| Reason::ALL.get(index)) {
+            Some(reason) => ("deny", reason.name()),
+            None => ("allow", "allowed"),
+        }
+    }
+}
+
+/// The metrics of the process. Clones share the counters.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    audit_records: ByLabel<AuditOutcome>,
+    config_last_success: Gauge<f64, AtomicU64>,
+    config_reloads: ByLabel<ReloadOutcome>,
+    durations: Durations,
+    errors: ByLabel<ErrorKind>,
+    in_flight: Gauge,
+    lossy_bodies: Counter,
+    requests: Requests,
+    reservations: ByLabel<ReservationOutcome>,
+}
+
+impl Metrics {
+    /// Registers every family. `started_ms` is the Unix time of the start in milliseconds.
+    #[must_use]
+    pub fn new(registry: &mut Registry, started_ms: u64) -> Self {
+        let metrics = Self {
+            audit_records: ByLabel::new(),
+            config_last_success: Gauge::default(),
+            config_reloads: ByLabel::new(),
+            durations: Durations(Arc::default()),
+            errors: ByLabel::new(),
+            in_flight: Gauge::default(),
+            lossy_bodies: Counter::default(),
+            requests: Requests::new(),
+            reservations: ByLabel::new(),
+        };
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        let started: Gauge<f64, AtomicU64> = Gauge::default();
+        started.set(Duration::from_millis(started_ms).as_secs_f64());
+        let m = metrics.clone();
+        registry.register("mcp_authz_audit_records", "Audit records by what became of them", m.audit_records);
+        registry.register("mcp_authz_build", "Version of this binary", build);
+        registry.register("mcp_authz_check_duration_seconds", "Time from receiving a Check to its answer", m.durations);
+        let name = "mcp_authz_config_last_success_timestamp_seconds";
+        registry.register(name, "Unix time of the last configuration that was taken", m.config_last_success);
+        registry.register("mcp_authz_config_reloads", "Loads of the configuration", m.config_reloads);
+        registry.register("mcp_authz_errors", "Failures of our own, by the part that failed", m.errors);
+        registry.register("mcp_authz_in_flight_checks", "Checks being decided", m.in_flight);
+        let help = "Bodies taken from the lossy text field because Envoy does not pack them as bytes";
+        registry.register("mcp_authz_lossy_bodies", help, m.lossy_bodies);
+        registry.register("mcp_authz_requests", "Decisions", m.requests);
+        registry.register("mcp_authz_reservations", "Quota reservations by what became of them", m.reservations);
+        registry.register("process_start_time_seconds", "Unix time of the start of the process", started);
+        registry.register_collector(Box::new(Resident));
+        metrics
+    }
+
+    /// Takes over the names of the configured servers, at most as many as the configuration holds. Counts of names that stay
+    /// are kept. Requests to any other server count as [`UNKNOWN_SERVER`].
+    pub fn set_servers<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+        self.requests.set_servers(names);
+    }
+
+    /// Counts one decision and its duration.
+    pub fn request(&self, verdict: Verdict, server: &str, method: &str, elapsed: Duration) {
+        self.requests.count(verdict, server, method);
+        self.durations.observe(verdict, elapsed);
+    }
+
+    /// Counts a Check as in flight until the answer is dropped.
+    #[must_use = "the Check counts as in flight until this is dropped"]
+    pub fn check_in_flight(&self) -> InFlight {
+        self.in_flight.inc();
+        InFlight(self.in_flight.clone())
+    }
+
+    /// Counts a failure of our own.
+    pub fn error(&self, kind: ErrorKind) {
+        self.errors.add(kind, 1);
+    }
+
+    /// Counts `n` reservations.
+    pub fn reservations(&self, outcome: ReservationOutcome, n: u64) {
+        self.reservations.add(outcome, n);
+    }
+
+    /// Counts a load that was taken, at the Unix time `now_ms` in milliseconds.
+    pub fn config_taken(&self, now_ms: u64) {
+        self.config_reloads.add(ReloadOutcome::Success, 1);
+        self.config_last_success.set(Duration::from_millis(now_ms).as_secs_f64());
+    }
+
+    /// Counts a load that was refused.
+    pub fn config_refused(&self) {
+        self.config_reloads.add(ReloadOutcome::Failure, 1);
+    }
+
+    /// Counts `n` audit records.
+    pub fn audit_records(&self, outcome: AuditOutcome, n: u64) {
+        self.audit_records.add(outcome, n);
+    }
+
+    /// Counts a body taken from the lossy field.
+    pub fn lossy_body(&self) {
+        self.lossy_bodies.inc();
+    }
+}
+
+/// A Check that is being decided.
+#[derive(Debug)]
+pub struct InFlight(Gauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// One counter for each value of a label; all of them are always shown.
+#[derive(Debug)]
+struct ByLabel<L> {
+    cells: Arc<[AtomicU64]>,
+    label: PhantomData<L>,
+}
+
+impl<L> Clone for ByLabel<L> {
+    fn clone(&self) -> Self {
+        Self { cells: Arc::clone(&self.cells), label: PhantomData }
+    }
+}
+
+impl<L: Label> ByLabel<L> {
+    fn new() -> Self {
+        Self { cells: L::ALL.iter().map(|_| AtomicU64::new(0)).collect(), label: PhantomData }
+    }
+
+    fn add(&self, label: L, n: u64) {
+        if let Some(cell) = self.cells.get(label.index()) {
+            cell.fetch_add(n, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<L: Label> EncodeMetric for ByLabel<L> {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        for (label, cell) in L::ALL.iter().zip(self.cells.iter()) {
+            encode_count(&mut encoder, &[(L::KEY, label.name())], cell.load(Ordering::Relaxed))?;
+        }
+        Ok(())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Counter
+    }
+}
+
+fn encode_count(encoder: &mut MetricEncoder<'_>, labels: &[(&str, &str)], count: u64) -> fmt::Result {
+    encoder.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)
+}
+
+/// Counts of one server: for each method, made at its first request, one for each verdict.
+#[derive(Debug)]
+struct Row {
+    methods: Vec<OnceLock<Box<[AtomicU64]>>>,
+}
+
+impl Row {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { methods: METHODS.iter().map(|_| OnceLock::new()).collect() })
+    }
+
+    fn count(&self, verdict: Verdict, method: &str) {
+        // The second entry is `_other`; the table is small enough to be searched.
+        let index = METHODS.binary_search(&method).unwrap_or(1);
+        let Some(cells) = self.methods.get(index) else { return };
+        let cells = cells.get_or_init(|| (0..Verdict::COUNT).map(|_| AtomicU64::new(0)).collect());
+        if let Some(cell) = cells.get(verdict.index()) {
+            cell.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn encode(&self, encoder: &mut MetricEncoder<'_>, server: &str) -> fmt::Result {
+        for (method, cells) in METHODS.iter().zip(&self.methods) {
+            for (index, cell) in cells.get().into_iter().flatten().enumerate() {
+                let count = cell.load(Ordering::Relaxed);
+                if count > 0 {
+                    let (decision, reason) = Verdict::labels_of(index);
+                    let labels = [("decision", decision), ("reason", reason), ("server", server), ("method", method)];
+                    encode_count(encoder, &labels, count)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Counts of every server. Replaced as a whole when the configuration changes.
+#[derive(Clone, Debug)]
+struct Requests {
+    servers: Arc<ArcSwap<HashMap<Arc<str>, Arc<Row>>>>,
+    unknown: Arc<Row>,
+}
+
+impl Requests {
+    fn new() -> Self {
+        Self { servers: Arc::default(), unknown: Row::new() }
+    }
+
+    fn set_servers<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+        let old = self.servers.load();
+        let row = |name: &str| old.get(name).map_or_else(Row::new, Arc::clone);
+        // A server of that very name would show the same series twice.
+        let names = names.into_iter().filter(|name| *name != UNKNOWN_SERVER);
+        self.servers.store(Arc::new(names.map(|name| (Arc::from(name), row(name))).collect()));
+    }
+
+    fn count(&self, verdict: Verdict, server: &str, method: &str) {
+        self.servers.load().get(server).unwrap_or(&self.unknown).count(verdict, method);
+    }
+}
+
+impl EncodeMetric for Requests {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let servers = self.servers.load();
+        let mut rows: Vec<_> = servers.iter().map(|(name, row)| (&**name, row)).collect();
+        rows.sort_unstable_by_key(|(name, _)| *name);
+        rows.push((UNKNOWN_SERVER, &self.unknown));
+        rows.into_iter().try_for_each(|(server, row)| row.encode(&mut encoder, server))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Counter
+    }
+}
+
+/// One histogram of durations. The library's own takes a mutex for each observation.
+#[derive(Debug, Default)]
+struct Histogram {
+    /// One for each of [`BOUNDS_NS`], and one for what is longer.
+    buckets: [AtomicU64; BOUNDS_NS.len() + 1],
+    sum_ns: AtomicU64,
+}
+
+impl Histogram {
+    fn observe(&self, elapsed: Duration) {
+        let ns = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+        if let Some(bucket) = self.buckets.get(BOUNDS_NS.partition_point(|bound| *bound < ns)) {
+            bucket.fetch_add(1, Ordering::Relaxed);
+        }
+        // Wraps after 584 years of checks.
+        self.sum_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let seconds = |ns: &u64| Duration::from_nanos(*ns).as_secs_f64();
+        let bounds = BOUNDS_NS.iter().map(seconds).chain([f64::INFINITY]);
+        let buckets: Vec<(f64, u64)> = bounds.zip(self.buckets.iter().map(|b| b.load(Ordering::Relaxed))).collect();
+        let count = buckets.iter().fold(0_u64, |sum, (_, n)| sum.saturating_add(*n));
+        let sum = seconds(&self.sum_ns.load(Ordering::Relaxed));
+        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+}
+
+/// Durations of Checks allowed and denied.
+#[derive(Clone, Debug)]
+struct Durations(Arc<[Histogram; 2]>);
+
+impl Durations {
+    fn observe(&self, verdict: Verdict, elapsed: Duration) {
+        let [allow, deny] = &*self.0;
+        match verdict {
+            Verdict::Allow => allow.observe(elapsed),
+            Verdict::Deny(_) => deny.observe(elapsed),
+        }
+    }
+}
+
+impl EncodeMetric for Durations {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        for (decision, histogram) in ["allow", "deny"].into_iter().zip(&*self.0) {
+            histogram.encode(encoder.encode_family(&[("decision", decision)])?)?;
+        }
+        Ok(())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+/// Resident memory, read when asked for. Left out where `/proc` does not tell.
+#[derive(Debug)]
+struct Resident;
+
+impl Collector for Resident {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(bytes) = std::fs::read_to_string("/proc/self/status").ok().and_then(|text| resident_bytes(&text))
+        else {
+            return Ok(());
+        };
+        let name = "process_resident_memory_bytes";
+        encoder.encode_descriptor(name, "Resident memory", None, MetricType::Gauge)?.encode_gauge(&bytes)
+    }
+}
+
+fn resident_bytes(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text;
+
+    use super::*;
+
+    fn metrics() -> (Registry, Metrics) {
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry, 1_500);
+        (registry, metrics)
+    }
+
+    fn shown(registry: &Registry) -> String {
+        let mut out = String::new();
+        text::encode(&mut out, registry).unwrap();
+        out
+    }
+
+    #[test]
+    fn the_names_and_types_are_as_promised() {
+        let (registry, metrics) = metrics();
+        metrics.request(Verdict::Allow, "a", "ping", Duration::ZERO);
+        let out = shown(&registry);
+        let types: Vec<&str> = out.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        let expected = [
+            "mcp_authz_audit_records counter",
+            "mcp_authz_build info",
+            "mcp_authz_check_duration_seconds histogram",
+            "mcp_authz_config_last_success_timestamp_seconds gauge",
+            "mcp_authz_config_reloads counter",
+            "mcp_authz_errors counter",
+            "mcp_authz_in_flight_checks gauge",
+            "mcp_authz_lossy_bodies counter",
+            "mcp_authz_requests counter",
+            "mcp_authz_reservations counter",
+            "process_start_time_seconds gauge",
+            "process_resident_memory_bytes gauge",
+        ];
+        assert_eq!(types, expected);
+        let version = concat!("mcp_authz_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1\n");
+        assert!(out.contains(version), "{out}");
+        assert!(out.contains("process_start_time_seconds 1.5\n"), "{out}");
+        assert!(out.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn labels_come_from_closed_sets_only() {
+        let (registry, metrics) = metrics();
+        metrics.set_servers(["everything", UNKNOWN_SERVER]);
+        let one = Duration::from_micros(1);
+        metrics.request(Verdict::Allow, "everything", "tools/call", one);
+        metrics.request(Verdict::Deny(Reason::Hidden), "everything", "tools/call", one);
+        for n in 0..1_000 {
+            let (server, method) = (format!("evil\"{n}"), format!("evil\n{n}"));
+            metrics.request(Verdict::Deny(Reason::UnknownServer), &server, &method, one);
+        }
+        let out = shown(&registry);
+        let requests: Vec<&str> = out.lines().filter(|line| line.starts_with("mcp_authz_requests_total")).collect();
+        let expected = [
+            "mcp_authz_requests_total{decision=\"allow\",reason=\"allowed\",server=\"everything\",method=\"tools/call\"} 1",
+            "mcp_authz_requests_total{decision=\"deny\",reason=\"hidden\",server=\"everything\",method=\"tools/call\"} 1",
+            "mcp_authz_requests_total{decision=\"deny\",reason=\"unknown_server\",server=\"_unknown\",method=\"_other\"} 1000",
+        ];
+        assert_eq!(requests, expected);
+        assert!(!out.contains("evil"));
+    }
+
+    #[test]
+    fn a_reload_keeps_the_counts_of_servers_that_stay() {
+        let (registry, metrics) = metrics();
+        metrics.set_servers(["a", "b"]);
+        for server in ["a", "b"] {
+            metrics.request(Verdict::Allow, server, "ping", Duration::ZERO);
+        }
+        metrics.set_servers(["b", "c"]);
+        let out = shown(&registry);
+        assert!(out.contains("server=\"b\",method=\"ping\"} 1\n"), "{out}");
+        assert!(!out.contains("server=\"a\""));
+    }
+
+    #[test]
+    fn every_reason_and_method_has_its_own_count() {
+        let (registry, metrics) = metrics();
+        for reason in Reason::ALL {
+            for method in METHODS {
+                metrics.request(Verdict::Deny(*reason), "x", method, Duration::ZERO);
+            }
+        }
+        let out = shown(&registry);
+        for reason in Reason::ALL {
+            for method in METHODS {
+                let labels = format!("reason=\"{}\",server=\"_unknown\",method=\"{method}\"}} 1\n", reason.name());
+                assert!(out.contains(&labels), "{labels}");
+            }
+        }
+    }
+
+    #[test]
+    fn methods_are_sorted_so_that_they_are_found() {
+        assert!(METHODS.is_sorted());
+        assert_eq!(METHODS[1], OTHER_METHOD);
+    }
+
+    #[test]
+    fn durations_fall_into_the_bucket_that_holds_them() {
+        let (registry, metrics) = metrics();
+        for ns in [0, 10_000, 10_001, 1_000_000_000, 1_000_000_001] {
+            metrics.request(Verdict::Deny(Reason::Internal), "", "", Duration::from_nanos(ns));
+        }
+        let out = shown(&registry);
+        let name = "mcp_authz_check_duration_seconds";
+        for (le, count) in [("0.00001", 2), ("0.000025", 3), ("1.0", 4), ("+Inf", 5)] {
+            let line = format!("{name}_bucket{{le=\"{le}\",decision=\"deny\"}} {count}\n");
+            assert!(out.contains(&line), "{line}{out}");
+        }
+        assert!(out.contains(&format!("{name}_count{{decision=\"deny\"}} 5\n")), "{out}");
+        assert!(out.contains(&format!("{name}_sum{{decision=\"deny\"}} 2.000020002\n")), "{out}");
+        assert!(out.contains(&format!("{name}_count{{decision=\"allow\"}} 0\n")), "{out}");
+    }
+
+    #[test]
+    fn everything_else_counts() {
+        let (registry, metrics) = metrics();
+        metrics.error(ErrorKind::Tls);
+        metrics.reservations(ReservationOutcome::Expired, 3);
+        metrics.audit_records(AuditOutcome::Written, 2);
+        metrics.config_taken(1_800_000_000_250);
+        metrics.config_refused();
+        metrics.lossy_body();
+        let in_flight = metrics.check_in_flight();
+        let out = shown(&registry);
+        for line in [
+            "mcp_authz_errors_total{kind=\"tls\"} 1",
+            "mcp_authz_errors_total{kind=\"audit\"} 0",
+            "mcp_authz_reservations_total{outcome=\"expired\"} 3",
+            "mcp_authz_audit_records_total{outcome=\"written\"} 2",
+            "mcp_authz_config_reloads_total{outcome=\"success\"} 1",
+            "mcp_authz_config_reloads_total{outcome=\"failure\"} 1",
+            "mcp_authz_config_last_success_timestamp_seconds 1800000000.25",
+            "mcp_authz_lossy_bodies_total 1",
+            "mcp_authz_in_flight_checks 1",
+        ] {
+            assert!(out.lines().any(|shown| shown == line), "{line}\n{out}");
+        }
+        drop(in_flight);
+        assert!(shown(&registry).contains("mcp_authz_in_flight_checks 0\n"));
+    }
+
+    #[test]
+    fn resident_memory_is_read_in_bytes() {
+        assert_eq!(resident_bytes("VmSize:\t  9 kB\nVmRSS:\t     5124 kB\n"), Some(5_246_976));
+        assert_eq!(resident_bytes("VmRSS: many kB"), None);
+        assert_eq!(resident_bytes(""), None);
+    }
+}
