@@ -71,7 +71,8 @@ impl Pattern {
 /// # Errors
 /// What Go refuses, and what has no clear meaning in both.
 pub fn translate(text: &str) -> Result<String, PatternError> {
-    let mut reader = Reader { rest: text, out: String::new(), groups: 0, previous: Previous::Nothing, names: Vec::new() };
+    let mut reader =
+        Reader { rest: text, out: String::new(), groups: 0, previous: Previous::Nothing, names: Vec::new() };
     while let Some(c) = reader.bump() {
         reader.term(c)?;
     }
@@ -137,7 +138,9 @@ impl<'a> Reader<'a> {
             Previous::Atom => Ok(()),
             Previous::Flags => refuse(format!("`{c}` directly after a group of flags: write the flags further left")),
             Previous::Nothing => refuse(format!("nothing stands before `{c}` that could be repeated")),
-            Previous::Repetition => refuse(format!("`{c}` repeats a repetition; Go has no possessive or stacked forms")),
+            Previous::Repetition => {
+                refuse(format!("`{c}` repeats a repetition; Go has no possessive or stacked forms"))
+            }
         }
     }
 

@@ -186,13 +186,7 @@ impl Policy {
     /// Judges one `tools/call` and tells what every step and condition said of it. Shows values of the policy and types
     /// of the arguments; for the one who asks on the command line, never for a log.
     #[must_use]
-    pub fn explain(
-        &self,
-        who: &Principal,
-        server: &str,
-        tool: &str,
-        arguments: Option<Value<'_>>,
-    ) -> Explanation {
+    pub fn explain(&self, who: &Principal, server: &str, tool: &str, arguments: Option<Value<'_>>) -> Explanation {
         explain::explain(self, who, server, tool, arguments)
     }
 

@@ -224,7 +224,12 @@ const REFUSALS: &[(&str, &str)] = &[
 fn patterns_mean_what_they_mean_in_go() {
     for (pattern, subject, expected) in MEANINGS {
         let compiled = Pattern::compile(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}"));
-        assert_eq!(compiled.is_match(subject), Some(*expected), "{pattern} on {subject:?}: {}", translate(pattern).unwrap());
+        assert_eq!(
+            compiled.is_match(subject),
+            Some(*expected),
+            "{pattern} on {subject:?}: {}",
+            translate(pattern).unwrap()
+        );
     }
 }
 

@@ -166,9 +166,9 @@ impl Compiler {
         let keys = fields(cursor, &["require", "deny_if", "limits"])?;
         let require = keys.optional("require").map(|rules| self.rules(&rules, Section::Require)).unwrap_or_default();
         let deny_if = keys.optional("deny_if").map(|rules| self.rules(&rules, Section::DenyIf)).unwrap_or_default();
-        let limits = keys.optional("limits").map(|limits| {
-            self.limits(&limits, &["tools", name, "limits"], shared, AmountFrom::Allowed)
-        });
+        let limits = keys
+            .optional("limits")
+            .map(|limits| self.limits(&limits, &["tools", name, "limits"], shared, AmountFrom::Allowed));
         if let Some(rules) = keys.optional("deny_if") {
             warn_of_unguarded(&rules, &require, &deny_if);
         }
@@ -296,7 +296,8 @@ fn refuse_equal_counters(cursor: &Cursor<'_>, limit: &Limit, before: &[Limit], s
 /// A missing path does not match in `deny_if`, so a caller who leaves the argument out passes; most authors do not want
 /// that.
 fn warn_of_unguarded(cursor: &Cursor<'_>, require: &[Conditions], deny_if: &[Conditions]) {
-    let required: BTreeSet<&Path> = require.iter().flat_map(|rule| &rule.all).map(|condition| &condition.path).collect();
+    let required: BTreeSet<&Path> =
+        require.iter().flat_map(|rule| &rule.all).map(|condition| &condition.path).collect();
     let mut told = BTreeSet::new();
     for condition in deny_if.iter().flat_map(|rule| &rule.all) {
         let path = &condition.path;

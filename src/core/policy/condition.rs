@@ -256,9 +256,7 @@ impl Scalar {
     pub(super) fn is_coercible(&self) -> bool {
         match self {
             Scalar::Bool(_) | Scalar::Null | Scalar::Number { .. } => true,
-            Scalar::String(text) => {
-                matches!(&**text, "true" | "false") || readable(text).is_some()
-            }
+            Scalar::String(text) => matches!(&**text, "true" | "false") || readable(text).is_some(),
         }
     }
 

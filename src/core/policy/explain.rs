@@ -96,22 +96,30 @@ pub(super) fn explain(
     let decision = policy.decide(who, server, tool, arguments);
     let entry = policy.tools.get(tool);
     let hidden = policy.hides_all || matches!(entry, Some(Entry::Hidden));
-    let mut steps = vec![plain(StepKind::Hide, hidden.then_some(Reason::Hidden), match hidden {
-        true if policy.hides_all => "every tool is hidden",
-        true => "the tool is hidden by name",
-        false => "the tool is not hidden",
-    })];
+    let mut steps = vec![plain(
+        StepKind::Hide,
+        hidden.then_some(Reason::Hidden),
+        match hidden {
+            true if policy.hides_all => "every tool is hidden",
+            true => "the tool is hidden by name",
+            false => "the tool is not hidden",
+        },
+    )];
     let rules = match entry {
         Some(Entry::Listed(rules)) => Some(rules),
         Some(Entry::Hidden) | None => None,
     };
     if !hidden {
         let refused = rules.is_none() && !policy.default_allows();
-        steps.push(plain(StepKind::Default, refused.then_some(Reason::DefaultDeny), match rules {
-            Some(_) => "the policy names the tool",
-            None if refused => "the policy does not name the tool, and its default is deny",
-            None => "the policy does not name the tool, and its default is allow",
-        }));
+        steps.push(plain(
+            StepKind::Default,
+            refused.then_some(Reason::DefaultDeny),
+            match rules {
+                Some(_) => "the policy names the tool",
+                None if refused => "the policy does not name the tool, and its default is deny",
+                None => "the policy does not name the tool, and its default is allow",
+            },
+        ));
     }
     if let Some(rules) = rules.filter(|_| !hidden) {
         let teller = Teller { tool, arguments, compat: policy.compat };

@@ -1,8 +1,8 @@
 //! The value of a condition: which values an operator takes, and where `compat: lenient` would judge differently.
 
 use super::Section;
-use super::condition::{Compat, Order, Scalar, Test};
 use super::compile::VALUES_MAX;
+use super::condition::{Compat, Order, Scalar, Test};
 use crate::document::{Cursor, Shape, quoted};
 use crate::number::Decimal;
 use crate::pattern::Pattern;
@@ -120,7 +120,7 @@ fn read_pattern(cursor: &Cursor<'_>) -> Option<Pattern> {
     match Pattern::compile(text) {
         Ok(pattern) => Some(pattern),
         Err(error) => {
-            cursor.defect(format!("no pattern: {error}"));
+            cursor.defect(format!("invalid pattern: {error}"));
             None
         }
     }

@@ -10,7 +10,7 @@ use crate::decision::{Charge, Decision, Denial, Reason, Rule};
 use crate::document::{Cursor, Fields, Format, Shape, quoted};
 use crate::http::Headers;
 use crate::json::{Document, Kind, Limits, Value};
-use crate::mcp::{Body, Era, Group, Message, ProtocolVersion};
+use crate::mcp::{Body, Group, Message, ProtocolVersion};
 use crate::policy::{Policy, Source, no_policy};
 use crate::principal::Principal;
 
@@ -47,8 +47,7 @@ impl File<'_> {
     }
 
     fn suite(&mut self, cursor: &Cursor<'_>) {
-        let known =
-            ["suite", "policy", "policy_file", "cases", "sequences", "tools_list", "cedar_equivalent"];
+        let known = ["suite", "policy", "policy_file", "cases", "sequences", "tools_list", "cedar_equivalent"];
         let Some(keys) = fields(cursor, &known) else { return };
         let name = keys.required("suite").and_then(|name| name.non_empty()).unwrap_or("suite");
         let Some(policy) = self.policy(name, &keys) else { return };
@@ -149,9 +148,8 @@ impl File<'_> {
 
     fn tools_list(&mut self, policy: Option<&Policy>, cursor: &Cursor<'_>) {
         let Some(keys) = fields(cursor, &["id", "identity", "upstream_tools", "visible_tools"]) else { return };
-        let names = |key: &str| -> Option<Vec<&str>> {
-            keys.required(key)?.items()?.iter().map(Cursor::string).collect()
-        };
+        let names =
+            |key: &str| -> Option<Vec<&str>> { keys.required(key)?.items()?.iter().map(Cursor::string).collect() };
         let id = keys.required("id").and_then(|id| id.non_empty());
         let (Some(id), Some(all), Some(expected)) = (id, names("upstream_tools"), names("visible_tools")) else {
             return;
