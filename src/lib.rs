@@ -1,5 +1,6 @@
 //! Policy decision point for MCP traffic behind Envoy.
 
+pub mod admin;
 pub mod clock;
 pub mod quota;
 pub mod telemetry;
