@@ -2,5 +2,10 @@
 
 pub mod admin;
 pub mod clock;
+pub mod config;
+pub mod credential;
+pub mod files;
 pub mod quota;
+pub mod snapshot;
+pub mod state;
 pub mod telemetry;
