@@ -5,6 +5,7 @@ pub mod clock;
 pub mod config;
 pub mod credential;
 pub mod files;
+pub mod envoy;
 pub mod quota;
 pub mod snapshot;
 pub mod state;
