@@ -411,7 +411,8 @@ impl Scanner<'_> {
         }
         let key = self.string()?;
         // Parsers exist that end a name at NUL; no tool needs a control character in one.
-        if unescape(self.cut(key), key.escaped).chars().any(char::is_control) {
+        let plain = !key.escaped && self.cut(key).bytes().all(|b| b < 0x7f);
+        if !plain && unescape(self.cut(key), key.escaped).chars().any(char::is_control) {
             return Err(JsonError { defect: JsonDefect::Control, offset: widen(key.start) });
         }
         self.space();
@@ -665,20 +666,21 @@ impl Iterator for ChildKeys<'_, '_> {
 fn plain_prefix(bytes: &[u8]) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = 0x8080_8080_8080_8080;
-    // Zero-byte test on each lane; the exact byte is found by the loop below, so borrow between lanes does no harm.
+    // Zero-byte test on each lane. A borrow runs into higher lanes only, so the lowest lane that is marked is exact.
     let zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
+    let (words, rest) = bytes.as_chunks::<8>();
     let mut done = 0usize;
-    for chunk in bytes.chunks_exact(8) {
-        let word = chunk.iter().rev().fold(0u64, |word, byte| word.wrapping_shl(8) | u64::from(*byte));
+    for word in words {
+        let word = u64::from_le_bytes(*word);
         let quote = zero(word ^ ONES.wrapping_mul(0x22));
         let backslash = zero(word ^ ONES.wrapping_mul(0x5c));
         let control = word.wrapping_sub(ONES.wrapping_mul(0x20)) & !word & HIGHS;
-        if quote | backslash | control != 0 {
-            break;
+        let stops = quote | backslash | control;
+        if stops != 0 {
+            return done.saturating_add(widen(stops.trailing_zeros() / 8));
         }
         done = done.saturating_add(8);
     }
-    let rest = bytes.get(done..).unwrap_or_default();
     let tail = rest.iter().position(|b| matches!(b, b'"' | b'\\') || *b < 0x20).unwrap_or(rest.len());
     done.saturating_add(tail)
 }

@@ -168,6 +168,12 @@ proptest! {
     }
 
     #[test]
+    fn a_string_ends_where_a_bytewise_scan_says(bytes in prop::collection::vec(prop::sample::select(vec![b'a', b'"', b'\\', 0x1f, 0x20, 0x21, 0x23, 0x7f, 0x80, 0xff, 0xa2, 0xdc]), 0..40)) {
+        let slow = bytes.iter().position(|b| matches!(b, b'"' | b'\\') || *b < 0x20).unwrap_or(bytes.len());
+        prop_assert_eq!(plain_prefix(&bytes), slow);
+    }
+
+    #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         drop(Document::parse(&bytes, Limits::default()));
     }

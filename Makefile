@@ -1,0 +1,20 @@
+# The targets a person needs; `make test` is what CI runs.
+
+.PHONY: test demo bench fuzz deny clean-tools
+
+test:
+	tests/run.sh
+
+demo:
+	tests/demo/run.sh $(if $(STAY),--stay)
+
+bench:
+	cargo bench --bench check
+	cargo bench --bench core
+
+deny:
+	tests/tools/install.sh deny
+	.tools/bin/cargo-deny --config .cargo/deny.toml check bans licenses sources
+
+clean-tools:
+	rm -rf .tools .demo
