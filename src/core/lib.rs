@@ -10,6 +10,7 @@ pub mod document;
 pub mod grant;
 pub mod http;
 pub mod json;
+pub mod judge;
 pub mod mcp;
 pub mod number;
 pub mod pattern;
