@@ -8,8 +8,8 @@ use super::{Expected, Failure, Loaded, MirroredHeaders, Reading, Results, fields
 use crate::answer::{self, Asked, Context};
 use crate::decision::{Decision, Denial, Reason, Rule};
 use crate::document::{Cursor, Fields, Format, Shape, quoted};
-use crate::judge::judge;
 use crate::json::{Document, Kind, Limits, Value};
+use crate::judge::judge;
 use crate::mcp::{Body, Message, ProtocolVersion};
 use crate::policy::{Policy, Source};
 use crate::principal::Principal;
