@@ -35,7 +35,7 @@ pub(super) fn allow<'a>(
     others: impl Iterator<Item = &'a str>,
     metadata: Struct,
 ) -> CheckResponse {
-    let header = credential.header();
+    let header = credential.expose_header();
     let set = header.map(|(name, _)| name);
     // Removal runs after setting: a name in both lists would end up removed.
     let headers_to_remove: Vec<String> = ALWAYS_REMOVED
