@@ -1,6 +1,6 @@
 //! The `mcp-authz` binary: reads the command line and hands over.
 
-use std::{io, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser;
 use mcp_authz::command;
@@ -15,16 +15,8 @@ struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Check configuration, policies, servers and grants; print every defect.
-    Check(command::check::Args),
-    /// Decide one request and explain it, condition by condition.
-    Eval(command::eval::Args),
-    /// Make, list and revoke grants.
-    Grant(command::grant::Args),
     /// Answer Envoy.
     Serve(command::serve::Args),
-    /// Run policy test cases.
-    Test(command::test::Args),
 }
 
 fn main() -> ExitCode {
@@ -36,16 +28,7 @@ fn main() -> ExitCode {
             return if error.use_stderr() || failed { ExitCode::from(command::USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
     match args.command {
-        Command::Check(args) => command::check::run(args, &mut out, &mut err),
-        Command::Eval(args) => command::eval::run(args, &mut out, &mut err),
-        Command::Grant(args) => command::grant::run(args, &mut out, &mut err),
-        Command::Serve(args) => {
-            // The server's own threads write to both.
-            drop((out, err));
-            command::serve::run(&args)
-        }
-        Command::Test(args) => command::test::run(args, &mut out, &mut err),
+        Command::Serve(args) => command::serve::run(&args),
     }
 }

@@ -11,14 +11,12 @@ use mcp_authz_core::{
     decision::Reason,
     document::Defect,
     grant::{Grant, Grants},
+    policy::Policy,
     principal::Principal,
     server::{Registry, Server},
 };
 
 use crate::{config::Paths, credential::Credential};
-
-mod placeholder;
-use placeholder::Policy;
 
 /// Names the documents that a snapshot was made of: SHA-256 over the names and bytes of the servers file and all policies
 /// and grant files. Secrets take no part, for from a published digest a weak one could be guessed.
@@ -52,6 +50,8 @@ pub struct Snapshot {
     registry: Registry,
     /// By [`Server::ordinal`].
     bindings: Vec<Binding>,
+    /// Sorted, each once.
+    credential_headers: Vec<Box<str>>,
     policies: BTreeMap<Arc<str>, Arc<Policy>>,
     grants: Grants,
     /// By [`Grant::ordinal`].
@@ -97,6 +97,12 @@ impl Snapshot {
     /// Every defect of every file; the operator mends them.
     pub fn load(paths: &Paths) -> Result<Loaded, Vec<Defect>> {
         load::load(paths)
+    }
+
+    /// Names of the headers that carry credentials of any server: a client's own copy must reach none of them.
+    #[must_use]
+    pub fn credential_headers(&self) -> &[Box<str>] {
+        &self.credential_headers
     }
 
     /// The server of that name.

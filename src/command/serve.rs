@@ -23,14 +23,17 @@ use tokio::{
 use crate::{
     admin::{self, AdminView, Readiness, router},
     clock::{Clock, SystemClock},
-    config::{self, AuditSink as AuditPlace, Config, GrpcAddress, LogFormat, LogLevel},
+    config::{self, AuditSink as AuditPlace, Config, GrpcAddress, LogFormat, LogLevel, Paths},
     engine::Engine,
     envoy::{
         check::{Adapter, Settings as CheckSettings},
         server::{Drained, Endpoint, Event, Observer, Server, Settings as ServerSettings},
         tls::{Tls, TlsSettings},
     },
-    quota::memory::{Bounds, MemoryLedger, settle_leaks},
+    quota::{
+        Settled, Settlement,
+        memory::{Bounds, MemoryLedger, settle_leaks},
+    },
     state::{Reload, State},
     telemetry::{
         audit::{AuditSink, Sink, WhenUnavailable},
@@ -60,14 +63,15 @@ pub struct Args {
 /// Runs the service to its end.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
-    let config = match Config::load(&args.config) {
-        Ok(config) => config,
+    let (config, warnings) = match Config::load(&args.config) {
+        Ok(loaded) => loaded,
         Err(defects) => return refuse(&defects),
     };
     let log = match start_log(config.log) {
         Ok(log) => log,
         Err(error) => return say(&format!("mcp-authz: {}", chain(&error))),
     };
+    warn_of(&warnings);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail("the runtime cannot start", &error),
@@ -123,7 +127,7 @@ async fn serve(config: &Config) -> Result<(), ExitCode> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry, clock.now_ms());
-    let state = load(config, &metrics, clock.now_ms())?;
+    let state = load(config.paths.clone(), &metrics, clock.now_ms())?;
     let audit = open_audit(&config.audit, &metrics)?;
     let tls = load_tls(config)?;
     let server = bind(config, tls.clone(), &metrics).await?;
@@ -164,8 +168,8 @@ async fn serve(config: &Config) -> Result<(), ExitCode> {
     Ok(())
 }
 
-fn load(config: &Config, metrics: &Metrics, now_ms: u64) -> Result<Arc<State>, ExitCode> {
-    let state = State::load(config.paths.clone(), now_ms).map_err(|defects| refuse(&defects))?;
+fn load(paths: Paths, metrics: &Metrics, now_ms: u64) -> Result<Arc<State>, ExitCode> {
+    let state = State::load(paths, now_ms).map_err(|defects| refuse(&defects))?;
     warn_of(&state.status().warnings);
     name_servers(&state, metrics);
     metrics.config_taken(now_ms);
@@ -259,17 +263,21 @@ fn adapter(
     metrics: &Metrics,
     audit: &Arc<AuditSink>,
 ) -> Adapter<MemoryLedger> {
-    let bounds =
-        Bounds { counters_max: config.limits.counters_max, reservations_max: config.limits.reservations_max };
+    let bounds = Bounds { counters_max: config.limits.counters_max, reservations_max: config.limits.reservations_max };
     let counted = metrics.clone();
     let expired = Arc::new(move |n| counted.reservations(ReservationOutcome::Expired, n));
     let ledger = Arc::new(MemoryLedger::new(bounds, expired));
     let counted = metrics.clone();
-    let on_leak = settle_leaks(Arc::clone(&ledger), Arc::clone(clock), move |_, _, settled| {
+    let on_leak = settle_leaks(Arc::clone(&ledger), Arc::clone(clock), move |_, how, settled| {
         counted.reservations(ReservationOutcome::Leaked, 1);
-        if let Err(error) = settled {
-            counted.error(ErrorKind::Ledger);
-            tracing::warn!(error = chain(&error), "A reservation could not be given back; its units count as spent.");
+        match (settled, how) {
+            (Ok(Settled::Now), Settlement::Commit) => counted.reservations(ReservationOutcome::Committed, 1),
+            (Ok(Settled::Now), Settlement::Rollback(_)) => counted.reservations(ReservationOutcome::RolledBack, 1),
+            (Ok(Settled::Before(_) | Settled::Expired), _) => {}
+            (Err(error), _) => {
+                counted.error(ErrorKind::Ledger);
+                tracing::warn!(error = chain(&error), "A reservation could not be settled; its units count as spent.");
+            }
         }
     });
     let engine = Engine::new(ledger, config.timeouts.lease, on_leak, metrics.clone());
@@ -323,7 +331,10 @@ impl Reloader {
                 Ok(outcome) => self.report(outcome, now_ms),
                 Err(error) => {
                     self.metrics.config_refused();
-                    tracing::error!(error = chain(&error), "Configuration not reloaded: the last good one goes on serving.");
+                    tracing::error!(
+                        error = chain(&error),
+                        "Configuration not reloaded: the last good one goes on serving."
+                    );
                 }
             }
         }
@@ -345,7 +356,10 @@ impl Reloader {
                 for defect in &defects {
                     tracing::error!(at = %defect, "The new configuration has a defect.");
                 }
-                tracing::error!(defects = defects.len(), "Configuration not reloaded: the last good one goes on serving.");
+                tracing::error!(
+                    defects = defects.len(),
+                    "Configuration not reloaded: the last good one goes on serving."
+                );
             }
             Reload::Replaced { from, to, warnings } => {
                 warn_of(&warnings);

@@ -10,12 +10,12 @@ use mcp_authz_core::{
     decision::pointer,
     document::{Defect, Format, quoted, suggestion},
     grant::{GrantsFiles, GrantsReader},
+    policy::{Compiled, Policy, Source},
     server::{NAME_RULE, Reference, ServersFile, is_name},
 };
 use secrecy::zeroize::Zeroizing;
 use sha2::{Digest as _, Sha256};
 
-use super::placeholder::{Compiled, Policy, Source};
 use super::{Binding, Loaded, Revision, Snapshot};
 use crate::{
     config::Paths,
@@ -101,9 +101,14 @@ impl Loader {
         self.warn_of_dead_ends(&servers, &grants);
         let grants = grants.grants;
         let grant_policies = grants.iter().map(|grant| find(&policies, grant.policy())).collect();
+        let mut credential_headers: Vec<Box<str>> =
+            bindings.iter().filter_map(|binding| binding.credential.header_name()).map(Box::from).collect();
+        credential_headers.sort_unstable();
+        credential_headers.dedup();
         let snapshot = Snapshot {
             registry: servers.registry,
             bindings,
+            credential_headers,
             policies: policies.compiled,
             grants,
             grant_policies,
