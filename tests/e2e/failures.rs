@@ -166,8 +166,8 @@ async fn send(request: Request, address: std::net::SocketAddr) -> Response {
 
 /// Checks that Envoy waits for.
 async fn active_checks(stack: &Stack) -> usize {
-    const NAME: &str = "cluster.authorizer.upstream_rq_active: ";
-    let stats = Request::new("GET", "/stats?filter=cluster.authorizer.upstream_rq_active").send(stack.envoy.admin).await;
+    const NAME: &str = "cluster.mcp_authz.upstream_rq_active: ";
+    let stats = Request::new("GET", "/stats?filter=cluster.mcp_authz.upstream_rq_active").send(stack.envoy.admin).await;
     let text = stats.text();
     text.lines().find_map(|line| line.strip_prefix(NAME)?.trim().parse().ok()).unwrap_or_default()
 }

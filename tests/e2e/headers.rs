@@ -125,4 +125,6 @@ async fn what_the_upstream_answers_comes_back_unchanged() {
     stack.upstream.answer(Mode::Broken);
     let broken = stack.send(&call()).await;
     assert_eq!((broken.status, broken.text().as_str()), (500, "broken on purpose"));
+    stack.upstream.answer(Mode::Json);
+    assert_eq!(message::said(&stack.send(&call()).await), Said::Result);
 }
