@@ -39,7 +39,9 @@ async fn until_it_runs(stack: &Stack) {
     until("a call runs again", async || match says(stack, "open").await {
         Said::Result => Some(()),
         Said::Plain(503) => None,
-        other => panic!("neither served nor refused by Envoy: {other:?}"),
+        other @ (Said::Accepted | Said::Denied { .. } | Said::Error { .. } | Said::Plain(_)) => {
+            panic!("neither served nor refused by Envoy: {other:?}")
+        }
     })
     .await;
 }
@@ -102,7 +104,9 @@ async fn a_terminated_process_answers_what_it_has_and_ends_well() {
                         // The order matters: once Envoy refused, the process is gone for good.
                         Said::Result => served += 1,
                         Said::Plain(503) => refused += 1,
-                        other => panic!("neither served nor refused by Envoy: {other:?}"),
+                        other @ (Said::Accepted | Said::Denied { .. } | Said::Error { .. } | Said::Plain(_)) => {
+                            panic!("neither served nor refused by Envoy: {other:?}")
+                        }
                     }
                 }
                 (served, refused)
@@ -148,7 +152,9 @@ async fn overload_is_told_to_the_agent_and_never_waves_a_call_through() {
                     assert_eq!(reason, "overload");
                     refused += 1;
                 }
-                other => panic!("neither served nor told: {other:?}"),
+                other @ (Said::Accepted | Said::Error { .. } | Said::Plain(_)) => {
+                    panic!("neither served nor told: {other:?}")
+                }
             }
         }
         assert_eq!(stack.upstream.take().len(), served, "only what was allowed runs");

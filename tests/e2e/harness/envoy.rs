@@ -123,10 +123,11 @@ fn replaced(text: &str, times: usize, from: &str, to: &str) -> String {
 
 /// What an Envoy before 1.40 can do.
 fn without_size_filter(text: &str) -> String {
-    let from = text.find("          - name: envoy.filters.http.body_size_limit");
-    let to = text.find("          - name: envoy.filters.http.ext_authz\n");
-    let (from, to) = from.zip(to).filter(|(from, to)| from < to).expect("the size filter stands before ext_authz");
-    format!("{}{}", &text[..from], &text[to..])
+    let (before, rest) =
+        text.split_once("          - name: envoy.filters.http.body_size_limit\n").expect("the size filter is there");
+    let next = "          - name: envoy.filters.http.ext_authz\n";
+    let (_, after) = rest.split_once(next).expect("it stands before ext_authz");
+    format!("{before}{next}{after}")
 }
 
 /// Beside the shipped route: a second server, one that is not registered, and a route that names none.

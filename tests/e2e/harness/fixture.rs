@@ -67,5 +67,5 @@ fn build() -> PathBuf {
         let message: Value = serde_json::from_str(line).ok()?;
         message["executable"].as_str().map(PathBuf::from)
     });
-    executables.last().expect("the package has a program")
+    executables.reduce(|_, last| last).expect("the package has a program")
 }
