@@ -2,5 +2,6 @@
 
 pub mod admin;
 pub mod clock;
+pub mod envoy;
 pub mod quota;
 pub mod telemetry;

@@ -1,3 +1,51 @@
-//! The `mcp-authz` binary.
+//! The `mcp-authz` binary: reads the command line and hands over.
 
-fn main() {}
+use std::{io, process::ExitCode};
+
+use clap::Parser;
+use mcp_authz::command;
+
+/// Policy decision point for MCP traffic behind Envoy.
+#[derive(Debug, Parser)]
+#[command(name = "mcp-authz", version, about, max_term_width = 100)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Check configuration, policies, servers and grants; print every defect.
+    Check(command::check::Args),
+    /// Decide one request and explain it, condition by condition.
+    Eval(command::eval::Args),
+    /// Make, list and revoke grants.
+    Grant(command::grant::Args),
+    /// Answer Envoy.
+    Serve(command::serve::Args),
+    /// Run policy test cases.
+    Test(command::test::Args),
+}
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let failed = error.print().is_err();
+            // Help and version are no errors; anything else is a usage error (EX_USAGE).
+            return if error.use_stderr() || failed { ExitCode::from(command::USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
+    match args.command {
+        Command::Check(args) => command::check::run(args, &mut out, &mut err),
+        Command::Eval(args) => command::eval::run(args, &mut out, &mut err),
+        Command::Grant(args) => command::grant::run(args, &mut out, &mut err),
+        Command::Serve(args) => {
+            // The server's own threads write to both.
+            drop((out, err));
+            command::serve::run(&args)
+        }
+        Command::Test(args) => command::test::run(args, &mut out, &mut err),
+    }
+}

@@ -1,0 +1,242 @@
+//! The gRPC server towards Envoy: listeners, connections, health and shutdown. What a Check means is the [`Check`]'s.
+//!
+//! Connections are accepted on the caller's runtime and handed to worker threads, each with a runtime of its own: one
+//! thread per core that shares nothing costs little more than half of the CPU time of a work-stealing runtime. Envoy
+//! opens one HTTP/2 connection for each of its own workers, so a connection goes to the worker that has the fewest.
+
+use std::fmt;
+use std::future::Future;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{io, thread};
+
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tonic_health::ServingStatus;
+use tonic_health::server::{HealthReporter, HealthService};
+
+use self::accept::Dispatcher;
+pub use self::endpoint::{BindError, Endpoint, EndpointError};
+use self::endpoint::{Bound, SocketFile};
+use self::worker::{Pool, Shared};
+use crate::envoy::tls::{Refusal, Tls};
+use crate::envoy::wire::{self, CheckRequest, CheckResponse};
+
+mod accept;
+mod call;
+mod endpoint;
+mod worker;
+
+/// More worker threads than this are never useful to one sidecar.
+const WORKERS_MAX: usize = 8;
+
+/// What decides about requests.
+pub trait Check: Send + Sync + 'static {
+    /// Decides. There is no error: what should not happen is a denial as well.
+    ///
+    /// The future is dropped, at any `.await`, when Envoy gives up, when the deadline of the call passes, and when
+    /// draining takes too long; what must happen regardless belongs into a destructor. A task that must outlive the
+    /// call needs a runtime of its own: the worker's ends with the server.
+    fn check(&self, request: CheckRequest, meta: CallMeta) -> impl Future<Output = CheckResponse> + Send;
+
+    /// The answer when [`Check::check`] panicked; must be a denial.
+    fn panicked(&self) -> CheckResponse {
+        CheckResponse::refused(500)
+    }
+}
+
+/// What the transport knows about one call.
+#[derive(Clone, Copy, Debug)]
+pub struct CallMeta {
+    /// When the head of the call arrived.
+    pub received: Instant,
+    /// How long the caller will wait, counted from `received`; from the `grpc-timeout` header.
+    pub grpc_timeout: Option<Duration>,
+}
+
+/// Limits and sizes of the server.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Threads that serve connections.
+    pub workers: NonZeroUsize,
+    /// Longest CheckRequest in bytes: the longest body plus room for headers and metadata.
+    pub message_bytes_max: usize,
+    /// Longest list of gRPC metadata in bytes.
+    pub metadata_bytes_max: u32,
+    /// Open connections per listener; more are closed at once.
+    pub connections_max: usize,
+    /// Time for a TLS handshake, and again for the first bytes of HTTP/2.
+    pub handshake_timeout: Duration,
+    /// How long the server goes on as usual after it has reported NOT_SERVING, so that probes can see it.
+    pub notice: Duration,
+    /// How long calls in flight may take to end after that.
+    pub drain: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Self {
+            workers: NonZeroUsize::new(cores.min(WORKERS_MAX)).unwrap_or(NonZeroUsize::MIN),
+            message_bytes_max: 2 * 1024 * 1024,
+            metadata_bytes_max: 64 * 1024,
+            connections_max: 1024,
+            handshake_timeout: Duration::from_secs(5),
+            notice: Duration::ZERO,
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What happened on the transport, for counters. Nothing in it comes from the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// `accept` failed, for example because the process has no free file descriptor; it is tried again.
+    AcceptFailed,
+    /// A handler panicked; the call was refused.
+    CheckPanicked,
+    /// A connection ended.
+    ConnectionClosed,
+    /// A connection was accepted.
+    ConnectionOpened,
+    /// A connection was closed at once: there were too many.
+    ConnectionRefused,
+    /// The peer connected but did not begin HTTP/2 in time.
+    ConnectionSilent,
+    /// A TLS handshake was refused.
+    HandshakeRefused(Refusal),
+}
+
+/// Is told about every [`Event`]; must be quick.
+pub type Observer = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// How a server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// Every call in flight was answered.
+    Clean,
+    /// Some connections were cut after [`Settings::drain`].
+    Cut,
+}
+
+/// The serving status that probes see, both as "" and under the name of the service. Starts as not serving.
+#[derive(Clone, Debug)]
+pub struct Health {
+    reporter: HealthReporter,
+}
+
+impl Health {
+    const NAMES: [&'static str; 2] = ["", wire::SERVICE];
+
+    async fn new() -> Self {
+        let health = Self { reporter: HealthReporter::new() };
+        health.not_serving().await;
+        health
+    }
+
+    /// From now on probes see SERVING.
+    pub async fn serving(&self) {
+        self.set(ServingStatus::Serving).await;
+    }
+
+    /// From now on probes see NOT_SERVING; calls are answered all the same.
+    pub async fn not_serving(&self) {
+        self.set(ServingStatus::NotServing).await;
+    }
+
+    async fn set(&self, status: ServingStatus) {
+        for name in Self::NAMES {
+            self.reporter.set_service_status(name, status).await;
+        }
+    }
+
+    /// Ends the streams of watchers, which would otherwise hold their connections open while draining.
+    async fn end_watches(mut self) {
+        for name in Self::NAMES {
+            self.reporter.clear_service_status(name).await;
+        }
+    }
+}
+
+/// A server whose listeners are open: connections queue from now on, [`Server::serve`] answers them.
+pub struct Server {
+    bound: Vec<Bound>,
+    endpoints: Vec<Endpoint>,
+    tls: Option<Arc<Tls>>,
+    settings: Settings,
+    observer: Observer,
+    health: Health,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("endpoints", &self.endpoints).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Opens all listeners, or none. TLS applies to the TCP listeners.
+    ///
+    /// # Errors
+    /// The first endpoint that cannot be opened; the operator must act.
+    pub async fn bind(
+        endpoints: &[Endpoint],
+        tls: Option<Arc<Tls>>,
+        settings: Settings,
+        observer: Observer,
+    ) -> Result<Self, BindError> {
+        let bound = endpoints.iter().map(Bound::open).collect::<Result<Vec<_>, _>>()?;
+        let endpoints = bound
+            .iter()
+            .zip(endpoints)
+            .map(|(bound, asked)| bound.endpoint().unwrap_or_else(|_| asked.clone()))
+            .collect();
+        Ok(Self { bound, endpoints, tls, settings, observer, health: Health::new().await })
+    }
+
+    /// The endpoints in the order given, with the ports that the system chose.
+    #[must_use]
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// The handle by which probes are told the truth.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.health.clone()
+    }
+
+    /// Serves until `shutdown` is ready; then reports NOT_SERVING, gives [`Settings::notice`], closes the listeners,
+    /// lets calls in flight end within [`Settings::drain`], and returns.
+    ///
+    /// # Errors
+    /// A thread or a runtime could not be started, or a listener could not be registered.
+    pub async fn serve<C: Check>(self, check: C, shutdown: impl Future<Output = ()>) -> io::Result<Drained> {
+        let Self { bound, tls, settings, observer, health, .. } = self;
+        let (draining, drain_signal) = watch::channel(false);
+        let service = HealthService::from_health_reporter(health.reporter.clone());
+        let shared = Shared::new(check, service, &settings, tls, Arc::clone(&observer), drain_signal);
+        let pool = Pool::start(&settings, &Arc::new(shared))?;
+        let mut accepting = JoinSet::new();
+        for bound in bound {
+            let dispatcher = Dispatcher::new(
+                Arc::new(Semaphore::new(settings.connections_max.min(Semaphore::MAX_PERMITS))),
+                pool.handle(),
+                Arc::clone(&observer),
+            );
+            accept::spawn(&mut accepting, bound, dispatcher)?;
+        }
+        shutdown.await;
+        health.not_serving().await;
+        tokio::time::sleep(settings.notice).await;
+        accepting.shutdown().await;
+        health.end_watches().await;
+        draining.send_replace(true);
+        pool.join().await
+    }
+}
+
+#[cfg(test)]
+mod tests;
