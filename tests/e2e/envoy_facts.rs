@@ -23,6 +23,7 @@ async fn start(verdict: Verdict, body_size_limit: bool) -> (tempfile::TempDir, U
         check_timeout: "2s",
         authorization: None,
         port: 0,
+        workers: 1,
     };
     let envoy = Envoy::start(dir.path(), &settings).await;
     (dir, upstream, stub, envoy)

@@ -34,6 +34,8 @@ pub(crate) struct Settings {
     pub(crate) authorization: Option<String>,
     /// Where to listen; 0 lets the OS choose.
     pub(crate) port: u16,
+    /// Worker threads.
+    pub(crate) workers: usize,
 }
 
 /// A running Envoy.
@@ -54,7 +56,13 @@ impl Envoy {
         std::fs::write(&config, render(settings)).expect("the temporary folder is writable");
         let mut command = tokio::process::Command::new(tool("envoy", "bin/envoy"));
         command.arg("-c").arg(&config).arg("--admin-address-path").arg(&admin_file);
-        command.args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]);
+        command.args([
+            "--disable-hot-restart",
+            "--log-level",
+            "warning",
+            "--concurrency",
+            &settings.workers.to_string(),
+        ]);
         let mut process = Process::start("envoy", dir, command);
         let admin: SocketAddr = until("Envoy names its admin address", async || {
             process.assert_running();

@@ -22,6 +22,8 @@ pub(crate) struct Options {
     pub(crate) authorization: Option<String>,
     /// The port of Envoy; 0 lets the OS choose.
     pub(crate) port: u16,
+    /// Worker threads of Envoy; each has a connection of its own to the authorizer.
+    pub(crate) workers: usize,
     /// Another upstream than the recorder.
     pub(crate) upstream: Option<SocketAddr>,
 }
@@ -35,6 +37,7 @@ impl Default for Options {
             check_timeout: "2s",
             authorization: None,
             port: 0,
+            workers: 1,
             upstream: None,
         }
     }
@@ -66,6 +69,7 @@ impl Stack {
             check_timeout: options.check_timeout,
             authorization: options.authorization.clone(),
             port: options.port,
+            workers: options.workers,
         };
         let envoy = Envoy::start(dir.path(), &settings).await;
         Self { authz, envoy, upstream, _dir: dir }
