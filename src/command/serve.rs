@@ -14,32 +14,38 @@ use std::{
 
 use mcp_authz_core::document::Defect;
 use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
 
 use crate::{
-    admin::{self, AdminView, Readiness},
+    admin::{self, AdminView, Readiness, router},
     clock::{Clock, SystemClock},
-    config::{self, AuditSink as AuditPlace, Config, GrpcAddress},
+    config::{self, AuditSink as AuditPlace, Config, GrpcAddress, LogFormat, LogLevel, Paths},
     engine::Engine,
     envoy::{
         check::{Adapter, Settings as CheckSettings},
         server::{Drained, Endpoint, Event, Observer, Server, Settings as ServerSettings},
-        tls::Tls,
+        tls::{Tls, TlsSettings},
     },
-    quota::memory::{Bounds, MemoryLedger, settle_leaks},
-    state::State,
+    quota::{
+        Settled, Settlement,
+        memory::{Bounds, MemoryLedger, settle_leaks},
+    },
+    state::{Reloaded, State},
     telemetry::{
         audit::{AuditSink, Sink, WhenUnavailable},
-        log,
+        log::{self, Format, Level, LogError, LogGuard},
         metrics::{ErrorKind, Metrics, ReservationOutcome},
     },
 };
 
 /// Room for headers and metadata in a CheckRequest, above the body.
 const MESSAGE_HEADROOM_BYTES: usize = 1_048_576;
+/// Time for the last audit records to be written.
+const AUDIT_CLOSE: Duration = Duration::from_secs(5);
 
 /// Answer Envoy's Checks until SIGTERM or SIGINT; SIGHUP reads policies, servers, grants and credentials again.
 #[derive(Debug, clap::Args)]
@@ -61,29 +67,47 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(config) => config,
         Err(defects) => return refuse(&defects),
     };
-    log::init(&config.log);
+    let log = match start_log(config.log) {
+        Ok(log) => log,
+        Err(error) => return say(&format!("mcp-authz: {}", chain(&error))),
+    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail("the runtime cannot start", &error),
     };
-    match runtime.block_on(serve(&config)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(code) => code,
-    }
+    let code = runtime.block_on(serve(&config)).map_or_else(|code| code, |()| ExitCode::SUCCESS);
+    drop(log);
+    code
+}
+
+fn start_log(config: config::Log) -> Result<LogGuard, LogError> {
+    let level = match config.level {
+        LogLevel::Debug => Level::Debug,
+        LogLevel::Error => Level::Error,
+        LogLevel::Info => Level::Info,
+        LogLevel::Warn => Level::Warn,
+    };
+    let format = match config.format {
+        LogFormat::Json => Format::Json,
+        LogFormat::Text => Format::Text,
+    };
+    log::init(level, format)
 }
 
 /// Every defect on standard error, then the status for bad configuration.
 fn refuse(defects: &[Defect]) -> ExitCode {
-    let mut err = std::io::stderr().lock();
-    for defect in defects {
-        // Nobody is left to tell if standard error is gone; the status still says it.
-        if writeln!(err, "error: {defect}").is_err() {
-            break;
-        }
-    }
-    if writeln!(err, "mcp-authz: {} defects; nothing is served until they are mended", defects.len()).is_err() {
-        return ExitCode::from(super::USAGE);
-    }
+    let lines: String = defects.iter().map(|defect| format!("error: {defect}\n")).collect();
+    let count = match defects.len() {
+        1 => "1 defect".to_owned(),
+        n => format!("{n} defects"),
+    };
+    say(&format!("{lines}mcp-authz: {count} in the configuration; nothing is served until it is mended"))
+}
+
+/// Tells the operator why nothing was started.
+fn say(text: &str) -> ExitCode {
+    // Nobody is left to tell if standard error is gone; the status still says it.
+    drop(writeln!(std::io::stderr().lock(), "{text}"));
     ExitCode::from(super::USAGE)
 }
 
@@ -102,20 +126,27 @@ async fn serve(config: &Config) -> Result<(), ExitCode> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry, clock.now_ms());
-    let state = load(config, &metrics, clock.now_ms())?;
+    let state = load(&config.paths, &metrics, clock.now_ms())?;
     let audit = open_audit(&config.audit, &metrics)?;
-    let server = bind(config, &metrics).await?;
+    let tls = load_tls(config)?;
+    let server = bind(config, tls.clone(), &metrics).await?;
     let admin_listener = bind_admin(config.listen.admin).await?;
     let health = server.health();
     let view = Arc::new(View { state: Arc::clone(&state), config: config.clone(), draining: AtomicBool::new(false) });
-    let admin = tokio::spawn(admin::serve(admin_listener, Arc::clone(&view), registry));
-    let reloads = tokio::spawn(reload_on_hangup(
-        Arc::clone(&state),
-        config.clone(),
-        metrics.clone(),
-        Arc::clone(&audit),
-        Arc::clone(&clock),
-    ));
+    let (stop_admin, admin_stopped) = tokio::sync::oneshot::channel::<()>();
+    let pages = router(Arc::clone(&view) as Arc<dyn AdminView>, Arc::new(registry));
+    let admin = tokio::spawn(admin::serve(admin_listener, pages, metrics.clone(), async {
+        // Either way the end has come: a dropped sender is a stop as well.
+        drop(admin_stopped.await);
+    }));
+    let reloader = Reloader {
+        state: Arc::clone(&state),
+        metrics: metrics.clone(),
+        audit: Arc::clone(&audit),
+        clock: Arc::clone(&clock),
+        tls: tls.zip(tls_settings(config)),
+    };
+    let reloads = tokio::spawn(reloader.run());
     let adapter = adapter(config, &state, &clock, &metrics, &audit);
     health.serving().await;
     tracing::info!(revision = state.snapshot().revision(), "Ready.");
@@ -124,8 +155,11 @@ async fn serve(config: &Config) -> Result<(), ExitCode> {
         tracing::warn!("Some calls were cut off: they did not end within timeouts.drain_ms.");
     }
     reloads.abort();
-    admin.abort();
-    let written = tokio::task::spawn_blocking(move || audit.close(Duration::from_secs(5))).await;
+    drop(stop_admin);
+    if admin.await.is_err_and(|error| error.is_panic()) {
+        tracing::error!("The admin listener panicked: a defect of mcp-authz, please report it.");
+    }
+    let written = tokio::task::spawn_blocking(move || audit.close(AUDIT_CLOSE)).await;
     if let Ok(Err(error)) = written {
         tracing::error!(error = chain(&error), "Audit records were lost at the end.");
     }
@@ -133,8 +167,8 @@ async fn serve(config: &Config) -> Result<(), ExitCode> {
     Ok(())
 }
 
-fn load(config: &Config, metrics: &Metrics, now_ms: u64) -> Result<Arc<State>, ExitCode> {
-    let (state, warnings) = State::load(&config.paths, now_ms).map_err(|defects| refuse(&defects))?;
+fn load(paths: &Paths, metrics: &Metrics, now_ms: u64) -> Result<Arc<State>, ExitCode> {
+    let (state, warnings) = State::load(paths, now_ms).map_err(|defects| refuse(&defects))?;
     warn_of(&warnings);
     metrics.set_servers(state.snapshot().server_names());
     metrics.config_taken(now_ms);
@@ -159,17 +193,26 @@ fn open_audit(audit: &config::Audit, metrics: &Metrics) -> Result<Arc<AuditSink>
     opened.map(Arc::new).map_err(|error| fail("the audit sink", &error))
 }
 
-async fn bind(config: &Config, metrics: &Metrics) -> Result<Server, ExitCode> {
-    let endpoints: Vec<Endpoint> = config
-        .listen
-        .grpc
-        .iter()
-        .map(|address| match address {
-            GrpcAddress::Tcp(address) => Endpoint::Tcp(*address),
-            GrpcAddress::Unix(path) => Endpoint::Unix(path.clone()),
-        })
-        .collect();
-    let tls = config.tls.as_ref().map(Tls::load).transpose().map_err(|error| fail("TLS", &error))?.map(Arc::new);
+fn tls_settings(config: &Config) -> Option<TlsSettings> {
+    config.tls.as_ref().map(|tls| TlsSettings {
+        certificate: tls.certificate.clone(),
+        key: tls.key.clone(),
+        client_ca: tls.clients.as_ref().map(|clients| clients.ca.clone()),
+        allowed_sans: tls.clients.as_ref().map(|clients| clients.allowed_sans.clone()).unwrap_or_default(),
+    })
+}
+
+fn load_tls(config: &Config) -> Result<Option<Arc<Tls>>, ExitCode> {
+    let tls = tls_settings(config).map(|settings| Tls::load(&settings)).transpose();
+    tls.map(|tls| tls.map(Arc::new)).map_err(|error| fail("TLS", &error))
+}
+
+async fn bind(config: &Config, tls: Option<Arc<Tls>>, metrics: &Metrics) -> Result<Server, ExitCode> {
+    let endpoint = |address: &GrpcAddress| match address {
+        GrpcAddress::Tcp(address) => Endpoint::Tcp(*address),
+        GrpcAddress::Unix(path) => Endpoint::Unix(path.clone()),
+    };
+    let endpoints: Vec<Endpoint> = config.listen.grpc.iter().map(endpoint).collect();
     let settings = ServerSettings {
         message_bytes_max: config.limits.body_bytes_max.saturating_add(MESSAGE_HEADROOM_BYTES),
         drain: config.timeouts.drain,
@@ -215,17 +258,21 @@ fn adapter(
     metrics: &Metrics,
     audit: &Arc<AuditSink>,
 ) -> Adapter<MemoryLedger> {
-    let bounds =
-        Bounds { counters_max: config.limits.counters_max, reservations_max: config.limits.reservations_max };
+    let bounds = Bounds { counters_max: config.limits.counters_max, reservations_max: config.limits.reservations_max };
     let counted = metrics.clone();
     let expired = Arc::new(move |n| counted.reservations(ReservationOutcome::Expired, n));
     let ledger = Arc::new(MemoryLedger::new(bounds, expired));
     let counted = metrics.clone();
-    let on_leak = settle_leaks(Arc::clone(&ledger), Arc::clone(clock), move |_, _, settled| {
+    let on_leak = settle_leaks(Arc::clone(&ledger), Arc::clone(clock), move |_, how, settled| {
         counted.reservations(ReservationOutcome::Leaked, 1);
-        if let Err(error) = settled {
-            counted.error(ErrorKind::Ledger);
-            tracing::warn!(error = chain(&error), "A reservation could not be given back; its units count as spent.");
+        match (settled, how) {
+            (Ok(Settled::Now), Settlement::Commit) => counted.reservations(ReservationOutcome::Committed, 1),
+            (Ok(Settled::Now), Settlement::Rollback(_)) => counted.reservations(ReservationOutcome::RolledBack, 1),
+            (Ok(Settled::Before(_) | Settled::Expired), _) => {}
+            (Err(error), _) => {
+                counted.error(ErrorKind::Ledger);
+                tracing::warn!(error = chain(&error), "A reservation could not be settled; its units count as spent.");
+            }
         }
     });
     let engine = Engine::new(ledger, config.timeouts.lease, on_leak, metrics.clone());
@@ -255,41 +302,65 @@ async fn stop_signal(view: &View) {
     view.draining.store(true, Ordering::Relaxed);
 }
 
-async fn reload_on_hangup(
+/// Reads everything again on SIGHUP that can be read again.
+struct Reloader {
     state: Arc<State>,
-    config: Config,
     metrics: Metrics,
     audit: Arc<AuditSink>,
     clock: Arc<dyn Clock>,
-) {
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-        tracing::error!("SIGHUP cannot be received; a change of configuration needs a restart.");
-        return;
-    };
-    while hangup.recv().await.is_some() {
-        audit.reopen();
-        let (state, paths, now_ms) = (Arc::clone(&state), config.paths.clone(), clock.now_ms());
-        // Reading and compiling may take a while with many files; Checks go on meanwhile on their own threads.
-        let outcome = tokio::task::spawn_blocking(move || state.reload(&paths, now_ms).map(|warnings| (state, warnings)));
-        match outcome.await {
-            Ok(Ok((state, warnings))) => {
-                warn_of(&warnings);
-                let snapshot = state.snapshot();
-                metrics.set_servers(snapshot.server_names());
-                metrics.config_taken(now_ms);
-                tracing::info!(revision = snapshot.revision(), "Configuration reloaded.");
+    tls: Option<(Arc<Tls>, TlsSettings)>,
+}
+
+impl Reloader {
+    async fn run(self) {
+        let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+            tracing::error!("SIGHUP cannot be received; a change of configuration needs a restart.");
+            return;
+        };
+        while hangup.recv().await.is_some() {
+            self.audit.reopen();
+            self.reload_tls();
+            let (state, now_ms) = (Arc::clone(&self.state), self.clock.now_ms());
+            // Reading and compiling may take a while with many files; Checks go on meanwhile on their own threads.
+            match tokio::task::spawn_blocking(move || state.reload(now_ms)).await {
+                Ok(outcome) => self.report(outcome, now_ms),
+                Err(error) => {
+                    self.metrics.config_refused();
+                    tracing::error!(
+                        error = chain(&error),
+                        "Configuration not reloaded: the last good one goes on serving."
+                    );
+                }
             }
-            Ok(Err(defects)) => {
-                metrics.config_refused();
-                metrics.error(ErrorKind::Config);
+        }
+    }
+
+    fn reload_tls(&self) {
+        let Some((tls, settings)) = &self.tls else { return };
+        if let Err(error) = tls.reload(settings) {
+            self.metrics.error(ErrorKind::Tls);
+            tracing::error!(error = chain(&error), "TLS files not reloaded: the last good ones stay in use.");
+        }
+    }
+
+    fn report(&self, outcome: Result<Reloaded, Vec<Defect>>, now_ms: u64) {
+        match outcome {
+            Err(defects) => {
+                self.metrics.config_refused();
+                self.metrics.error(ErrorKind::Config);
                 for defect in &defects {
                     tracing::error!(at = %defect, "The new configuration has a defect.");
                 }
-                tracing::error!(defects = defects.len(), "Configuration not reloaded: the last good one goes on serving.");
+                tracing::error!(
+                    defects = defects.len(),
+                    "Configuration not reloaded: the last good one goes on serving."
+                );
             }
-            Err(error) => {
-                metrics.config_refused();
-                tracing::error!(error = chain(&error), "Configuration not reloaded: the last good one goes on serving.");
+            Ok(Reloaded { changed, from, to, warnings }) => {
+                warn_of(&warnings);
+                self.metrics.set_servers(self.state.snapshot().server_names());
+                self.metrics.config_taken(now_ms);
+                tracing::info!(%from, %to, changed, "Configuration reloaded.");
             }
         }
     }
@@ -300,4 +371,47 @@ struct View {
     state: Arc<State>,
     config: Config,
     draining: AtomicBool,
+}
+
+impl AdminView for View {
+    fn readiness(&self) -> Readiness {
+        // There is no process without a snapshot, so draining is the only reason not to be ready.
+        if self.draining.load(Ordering::Relaxed) { Readiness::NotReady("stopping".into()) } else { Readiness::Ready }
+    }
+
+    fn config(&self) -> Value {
+        let status = self.state.status();
+        let texts = |defects: &[Defect]| defects.iter().map(ToString::to_string).collect::<Vec<_>>();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "revision": &*status.revision,
+            "loaded_at": rfc3339(status.loaded_at_ms),
+            "reloads_ok": status.reloads_ok,
+            "reloads_failed": status.reloads_failed,
+            "defects_of_last_reload": texts(&status.defects),
+            "warnings": texts(&status.warnings),
+            "settings": self.config.to_json(),
+        })
+    }
+
+    fn policy(&self) -> Value {
+        let snapshot = self.state.snapshot();
+        let policies: Vec<Value> = snapshot
+            .policies()
+            .map(|policy| {
+                json!({
+                    "id": &**policy.id(),
+                    "digest": policy.digest().as_str(),
+                    "default": if policy.default_allows() { "allow" } else { "deny" },
+                    "tools": policy.tool_count(),
+                })
+            })
+            .collect();
+        json!({ "revision": snapshot.revision(), "policies": policies })
+    }
+}
+
+fn rfc3339(unix_ms: u64) -> String {
+    let time = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    time.map_or_else(String::new, |time| time.to_string())
 }

@@ -216,6 +216,12 @@ impl Grants {
         self.grants.iter()
     }
 
+    /// The grant of that label, by looking at all of them: for people, not for requests.
+    #[must_use]
+    pub fn by_label(&self, label: &str) -> Option<&Grant> {
+        self.grants.iter().find(|grant| grant.label().as_ref() == label)
+    }
+
     /// How many grants there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -284,6 +290,8 @@ pub struct GrantsFiles {
     pub servers: Vec<Reference>,
     /// Policies that grants name.
     pub policies: Vec<Reference>,
+    /// Where each label stands.
+    pub labels: BTreeMap<Arc<str>, Site>,
     /// What is wrong, file by file.
     pub defects: Vec<Defect>,
     /// What is legal and probably not meant.
@@ -341,8 +349,8 @@ impl GrantsReader {
     /// Ends the reading.
     #[must_use]
     pub fn finish(self) -> GrantsFiles {
-        let Self { grants, servers, policies, defects, warnings, .. } = self;
-        GrantsFiles { grants: Grants::new(grants), servers, policies, defects, warnings }
+        let Self { grants, labels, digests: _, servers, policies, defects, warnings } = self;
+        GrantsFiles { grants: Grants::new(grants), servers, policies, labels, defects, warnings }
     }
 
     fn grant(&mut self, fields: &Fields<'_>) -> Option<Grant> {

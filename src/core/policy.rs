@@ -138,8 +138,8 @@ impl Policy {
 
     /// Digest of the document's bytes.
     #[must_use]
-    pub fn digest(&self) -> PolicyDigest {
-        self.digest.clone()
+    pub fn digest(&self) -> &PolicyDigest {
+        &self.digest
     }
 
     /// Whether a tool that the policy does not name may be called.

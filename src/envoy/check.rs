@@ -22,6 +22,7 @@ use mcp_authz_core::{
     json::{Document, Limits, Value},
     mcp::{Body, Era, Message, Method, ProtocolVersion},
     policy::Policy,
+    server::Server,
 };
 use tokio::time::Instant;
 
@@ -34,9 +35,12 @@ use crate::{
     clock::Clock,
     engine::{Case, Engine, Permit},
     quota::Ledger,
-    snapshot::{BoundGrant, BoundServer, Snapshot},
+    snapshot::{BoundServer, Caller, Snapshot},
     state::State,
-    telemetry::{audit::AuditSink, metrics::Metrics},
+    telemetry::{
+        audit::AuditSink,
+        metrics::{ErrorKind, Metrics, UNKNOWN_SERVER, Verdict},
+    },
 };
 
 /// Key in `context_extensions` under which a route names its server.
@@ -64,7 +68,7 @@ pub struct Adapter<L: Ledger> {
     engine: Engine<L>,
     state: Arc<State>,
     clock: Arc<dyn Clock>,
-    metrics: Arc<Metrics>,
+    metrics: Metrics,
     audit: Arc<AuditSink>,
     settings: Settings,
     in_flight: AtomicUsize,
@@ -83,9 +87,8 @@ struct Trail<'a> {
     asked: Asked,
     era: Era,
     id: Option<&'a str>,
-    server: Option<&'a BoundServer>,
-    grant: Option<&'a BoundGrant>,
-    policy: Option<&'a Policy>,
+    server: Option<BoundServer<'a>>,
+    caller: Option<Caller<'a>>,
     method: &'static str,
     tool: Option<Cow<'a, str>>,
     arguments: Option<Value<'a>>,
@@ -101,8 +104,7 @@ impl Default for Trail<'_> {
             era: Era::Legacy,
             id: None,
             server: None,
-            grant: None,
-            policy: None,
+            caller: None,
             method: "_none",
             tool: None,
             arguments: None,
@@ -110,6 +112,16 @@ impl Default for Trail<'_> {
             stream_id: None,
             requested_version: None,
         }
+    }
+}
+
+impl<'a> Trail<'a> {
+    fn policy(&self) -> Option<&'a Policy> {
+        self.caller.and_then(|caller| caller.policy).map(AsRef::as_ref)
+    }
+
+    fn server_name(&self) -> Option<&'a str> {
+        self.server.map(|server| &**server.server.name())
     }
 }
 
@@ -128,8 +140,8 @@ impl<L: Ledger> Check for Adapter<L> {
         let now_ms = self.clock.now_ms();
         let budget = meta.grpc_timeout.unwrap_or(self.settings.check).min(self.settings.check);
         let deadline = meta.received.checked_add(budget.saturating_sub(self.settings.margin)).unwrap_or(meta.received);
-        let mut document = None;
-        let mut trail = Trail::default();
+        let (mut document, mut trail) = (None, Trail::default());
+        let _counted = self.metrics.check_in_flight();
         let run = Run { adapter: self, snapshot: &snapshot, now_ms, deadline };
         let outcome = run.decide(&request, &mut document, &mut trail).await;
         run.finish(outcome, &request, &trail, meta.received).await
@@ -142,7 +154,7 @@ impl<L: Ledger> Adapter<L> {
         engine: Engine<L>,
         state: Arc<State>,
         clock: Arc<dyn Clock>,
-        metrics: Arc<Metrics>,
+        metrics: Metrics,
         audit: Arc<AuditSink>,
         settings: Settings,
     ) -> Self {
@@ -172,7 +184,9 @@ impl<L: Ledger> Adapter<L> {
             (true, false) if self.settings.accept_lossy_body => {
                 self.metrics.lossy_body();
                 if !self.warned_of_lossy_body.swap(true, Ordering::Relaxed) {
-                    tracing::warn!("Envoy sends bodies without pack_as_bytes: bytes that are not UTF-8 arrive replaced, so policy and upstream may see different texts.");
+                    tracing::warn!(
+                        "Envoy sends bodies without pack_as_bytes: bytes that are not UTF-8 arrive replaced, so policy and upstream may see different texts."
+                    );
                 }
                 Ok(&http.body)
             }
@@ -195,25 +209,24 @@ impl<'a, L: Ledger> Run<'a, L> {
         request: &'a CheckRequest,
         document: &'a mut Option<Document<'a>>,
         trail: &mut Trail<'a>,
-    ) -> Result<Permit<L>, Denial> {
+    ) -> Result<Permit<'a, L>, Denial> {
         let http = http_of(request).ok_or_else(|| Denial::built_in(Reason::MalformedRequest))?;
         let message = self.read(request, http, document, trail)?;
-        let (Some(server), Some(grant)) = (trail.server, trail.grant) else {
+        let (Some(server), Some(caller)) = (trail.server, trail.caller) else {
             return Err(Denial::built_in(Reason::Internal));
         };
         // Taken after reading, so that the refusal can carry the id; reading is bounded by the limits on the body.
         let Some(_place) = self.adapter.enter() else { return Err(Denial::built_in(Reason::Overload)) };
         let case = Case {
-            policy: trail.policy,
-            principal: grant.principal(),
-            server: server.name(),
+            policy: caller.policy.map(AsRef::as_ref),
+            principal: caller.principal,
+            server: server.server.name(),
             message: message.as_ref(),
-            credential: server.credential(),
             stream_id: trail.stream_id.unwrap_or_default(),
             now_ms: self.now_ms,
             deadline: self.deadline,
         };
-        let permit = self.adapter.engine.check(&case).await?;
+        let permit = self.adapter.engine.check(&case, server.credential).await?;
         // Past the deadline Envoy throws answers away now and then; a permit dropped here gives its units back.
         if Instant::now() >= self.deadline { Err(Denial::built_in(Reason::Deadline)) } else { Ok(permit) }
     }
@@ -235,37 +248,38 @@ impl<'a, L: Ledger> Run<'a, L> {
         trail.requested_version = headers.mcp_protocol_version;
         let server = self.bind(request, http).map_err(Denial::built_in)?;
         trail.server = Some(server);
-        check_origin(server, http, &headers).map_err(Denial::built_in)?;
+        check_origin(server.server, http, &headers).map_err(Denial::built_in)?;
         let token = headers.bearer().map_err(Denial::built_in)?;
-        let grant = self.snapshot.authenticate(token.as_bytes(), server, self.now_ms).map_err(Denial::built_in)?;
-        trail.grant = Some(grant);
-        trail.policy = grant.policy_for(server);
+        let caller = self.snapshot.resolve(token.as_bytes(), server, self.now_ms).map_err(Denial::built_in)?;
+        trail.caller = Some(caller);
         let body = self.adapter.body(http).map_err(Denial::built_in)?;
         let size = u64::try_from(http.size).ok();
         match method {
             None => Err(Denial::built_in(Reason::HttpMethod)),
             Some(HttpMethod::Delete | HttpMethod::Get) => {
                 trail.asked = Asked::NoBody;
-                check_stream(&headers, body, size, server.versions(), trail).map_err(Denial::built_in)?;
+                check_stream(&headers, body, size, server.server.versions(), trail).map_err(Denial::built_in)?;
                 Ok(None)
             }
             Some(HttpMethod::Post) => {
                 headers.check_body(body, size).map_err(Denial::built_in)?;
                 let parsed = Document::parse(body, settings.body);
                 let parsed = parsed.map_err(|error| Denial::built_in(error.defect.reason()))?;
-                read_message(document.insert(parsed), &headers, server.versions(), trail).map(Some)
+                read_message(document.insert(parsed), &headers, server.server.versions(), trail).map(Some)
             }
         }
     }
 
     /// The route's own word comes first, since no client can change it; host and path only where the route says nothing.
-    fn bind(&self, request: &'a CheckRequest, http: &'a HttpRequest) -> Result<&'a BoundServer, Reason> {
+    fn bind(&self, request: &'a CheckRequest, http: &'a HttpRequest) -> Result<BoundServer<'a>, Reason> {
         let path = plain_path(&http.path)?;
         let extensions = request.attributes.as_ref().map(|attributes| attributes.context_extensions.as_slice());
         let mut named = extensions.unwrap_or_default().iter().filter(|entry| entry.key == SERVER_KEY.as_bytes());
         let server = match (named.next(), named.next()) {
             (Some(entry), None) => std::str::from_utf8(&entry.value).ok().and_then(|name| self.snapshot.server(name)),
-            (None, _) => std::str::from_utf8(&http.host).ok().and_then(|host| self.snapshot.server_at(host, path)),
+            (None, _) => {
+                std::str::from_utf8(&http.host).ok().and_then(|host| self.snapshot.server_by_route(host, path))
+            }
             (Some(_), Some(_)) => None,
         };
         server.ok_or(Reason::UnknownServer)
@@ -274,7 +288,7 @@ impl<'a, L: Ledger> Run<'a, L> {
     /// The one way out: answer, audit record, metrics.
     async fn finish(
         &self,
-        outcome: Result<Permit<L>, Denial>,
+        outcome: Result<Permit<'a, L>, Denial>,
         request: &CheckRequest,
         trail: &Trail<'_>,
         received: Instant,
@@ -286,9 +300,10 @@ impl<'a, L: Ledger> Run<'a, L> {
                 Err(denial) => denial,
                 Ok(()) => {
                     self.count(trail, None, received);
-                    let credential = permit.into_parts(self.now_ms).await;
-                    let others = self.snapshot.credential_headers().iter().map(AsRef::as_ref).chain(own_headers(request));
-                    return respond::allow(&credential, others, metadata(trail, None));
+                    let credential = permit.spend(self.now_ms).await;
+                    let others =
+                        self.snapshot.credential_headers().iter().map(AsRef::as_ref).chain(own_headers(request));
+                    return respond::allow(credential, others, metadata(trail, None));
                 }
             },
         };
@@ -302,25 +317,25 @@ impl<'a, L: Ledger> Run<'a, L> {
             asked: trail.asked,
             era: trail.era,
             id: trail.id,
-            policy_digest: trail.policy.map(|policy| policy.digest().as_str()),
+            policy_digest: trail.policy().map(|policy| policy.digest().as_str()),
             request_id: trail.request_id,
-            resource_metadata: trail.server.and_then(BoundServer::resource_metadata),
+            resource_metadata: trail.server.and_then(|server| server.server.resource_metadata()),
             requested_version: trail.requested_version,
-            versions: trail.server.map_or(ProtocolVersion::ALL, BoundServer::versions),
+            versions: trail.server.map_or(ProtocolVersion::ALL, |server| server.server.versions()),
         };
         respond::deny(answer(&denial, &context), metadata(trail, Some(&denial)))
     }
 
     fn record(&self, trail: &Trail<'_>, denial: Option<&Denial>, received: Instant) -> Result<(), Denial> {
-        let principal = trail.grant.map(BoundGrant::principal);
+        let principal = trail.caller.map(|caller| caller.principal);
         let record = Record {
             time_ms: self.now_ms,
             reason: denial.map(|denial| denial.reason),
             rule: denial.map_or("", |denial| &denial.rule.pointer),
             rule_exact: denial.and_then(|denial| denial.rule.exact.as_deref()),
-            policy: trail.policy.map(|policy| &**policy.id()),
-            policy_digest: trail.policy.map(|policy| policy.digest().as_str()),
-            server: trail.server.map(BoundServer::name),
+            policy: trail.policy().map(|policy| &**policy.id()),
+            policy_digest: trail.policy().map(|policy| policy.digest().as_str()),
+            server: trail.server_name(),
             principal: principal.map(|principal| &*principal.subject),
             grant: principal.map(|principal| &*principal.grant),
             method: trail.method,
@@ -330,15 +345,36 @@ impl<'a, L: Ledger> Run<'a, L> {
             stream_id: trail.stream_id,
             latency_us: u64::try_from(received.elapsed().as_micros()).unwrap_or(u64::MAX),
         };
-        let mut line = String::with_capacity(512);
+        let mut line = String::with_capacity(768);
         record.write(&mut line);
         self.adapter.audit.append(line.as_bytes()).map_err(|_| Denial::built_in(Reason::AuditUnavailable))
     }
 
     fn count(&self, trail: &Trail<'_>, reason: Option<Reason>, received: Instant) {
-        let server = trail.server.map(BoundServer::name);
-        self.adapter.metrics.request(reason, server, trail.method, received.elapsed());
+        let metrics = &self.adapter.metrics;
+        metrics.request(
+            reason.map_or(Verdict::Allow, Verdict::Deny),
+            trail.server_name().unwrap_or(UNKNOWN_SERVER),
+            trail.method,
+            received.elapsed(),
+        );
+        if let Some(kind) = reason.and_then(error_kind) {
+            metrics.error(kind);
+        }
     }
+}
+
+/// Which of the refusals are failures of our own, to be counted as such.
+fn error_kind(reason: Reason) -> Option<ErrorKind> {
+    const FAILURES: [(Reason, ErrorKind); 6] = [
+        (Reason::AuditUnavailable, ErrorKind::Audit),
+        (Reason::CredentialUnavailable, ErrorKind::Credential),
+        (Reason::Deadline, ErrorKind::Deadline),
+        (Reason::Internal, ErrorKind::Internal),
+        (Reason::LedgerUnavailable, ErrorKind::Ledger),
+        (Reason::Overload, ErrorKind::Overload),
+    ];
+    FAILURES.iter().find(|(failure, _)| *failure == reason).map(|(_, kind)| *kind)
 }
 
 fn http_of(request: &CheckRequest) -> Option<&HttpRequest> {
@@ -370,7 +406,7 @@ fn own_headers(request: &CheckRequest) -> impl Iterator<Item = &str> {
 }
 
 /// A page in a browser may have been made to call a server on the user's own machine or network (DNS rebinding).
-fn check_origin(server: &BoundServer, http: &HttpRequest, headers: &Headers<'_>) -> Result<(), Reason> {
+fn check_origin(server: &Server, http: &HttpRequest, headers: &Headers<'_>) -> Result<(), Reason> {
     let origin = headers.origin.is_none_or(|origin| server.allows_origin(origin));
     let host = std::str::from_utf8(&http.host).is_ok_and(|host| server.allows_host(host));
     if origin && host { Ok(()) } else { Err(Reason::Origin) }
@@ -391,7 +427,8 @@ fn check_stream(
     if headers.mcp_method.is_some() || headers.mcp_name.is_some() {
         return Err(Reason::HeaderMismatch);
     }
-    let version = headers.mcp_protocol_version.map(|name| ProtocolVersion::parse(name).ok_or(Reason::UnsupportedVersion));
+    let version =
+        headers.mcp_protocol_version.map(|name| ProtocolVersion::parse(name).ok_or(Reason::UnsupportedVersion));
     let legacy = match version.transpose()? {
         None => versions.iter().any(|version| version.era() == Era::Legacy),
         Some(version) if !versions.contains(&version) => return Err(Reason::UnsupportedVersion),
@@ -456,13 +493,13 @@ fn metadata(trail: &Trail<'_>, denial: Option<&Denial>) -> Struct {
     if let Some(denial) = denial {
         out.push_text("rule", &*denial.rule.pointer);
     }
-    if let Some(server) = trail.server {
-        out.push_text("server", server.name());
+    if let Some(server) = trail.server_name() {
+        out.push_text("server", server);
     }
-    if let Some(grant) = trail.grant {
-        out.push_text("grant", &*grant.principal().grant);
+    if let Some(caller) = trail.caller {
+        out.push_text("grant", &*caller.principal.grant);
     }
-    if let Some(policy) = trail.policy {
+    if let Some(policy) = trail.policy() {
         out.push_text("policy", &**policy.id());
         out.push_text("policy_digest", policy.digest().as_str());
     }

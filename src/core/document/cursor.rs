@@ -108,6 +108,12 @@ impl Site {
         }
     }
 
+    /// Whether the place is in the value at that pointer.
+    #[must_use]
+    pub fn is_below(&self, pointer: &str) -> bool {
+        self.pointer.strip_prefix(pointer).is_some_and(|rest| rest.starts_with('/'))
+    }
+
     /// The file and the line, for a message about another place: `grants/a.yaml:12`.
     #[must_use]
     pub fn file_and_line(&self) -> String {

@@ -79,7 +79,7 @@ fn is_authority(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((v6, rest)) => {
             let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':').unwrap_or("")) };
-            let legal = v6.parse::<std::net::Ipv6Addr>().is_ok();
+            let legal = v6.parse::<core::net::Ipv6Addr>().is_ok();
             (legal.then_some(v6), port)
         }
         None => {
