@@ -7,8 +7,6 @@ pub mod command;
 pub mod config;
 pub mod credential;
 pub mod engine;
-pub mod config;
-pub mod credential;
 pub mod envoy;
 pub mod files;
 pub mod quota;

@@ -40,7 +40,6 @@ pub(super) fn config(fields: &Fields<'_>, folder: &Path) -> Option<Config> {
         envoy: envoy?,
         audit: audit?,
         log: log?,
-        warnings: Vec::new(),
     })
 }
 
