@@ -111,15 +111,15 @@ impl<L: Ledger> Engine<L> {
 
     async fn reserve(&self, case: &Case<'_>, charges: &[Charge]) -> Result<Option<Reservation<L>>, Denial> {
         let id = ReservationId::from_envoy(case.stream_id).map_err(|error| unavailable(&error))?;
-        let reserve =
-            quota::reserve(&self.ledger, id, charges, case.now_ms, self.lease, Arc::clone(&self.on_leak));
+        let reserve = quota::reserve(&self.ledger, id, charges, case.now_ms, self.lease, Arc::clone(&self.on_leak));
         let (outcome, answer) = match tokio::time::timeout_at(case.deadline, reserve).await {
             Err(_) => (ReservationOutcome::Unavailable, Err(Denial::built_in(Reason::Deadline))),
             Ok(Err(error)) => (ReservationOutcome::Unavailable, Err(unavailable(&error))),
             Ok(Ok(Reserve::Free)) => return Ok(None),
             Ok(Ok(Reserve::Reserved(reservation))) => (ReservationOutcome::Reserved, Ok(Some(reservation))),
             Ok(Ok(Reserve::OverLimit { charge, retry_after_ms })) => {
-                let denial = charges.get(charge).map(|charge| Denial { retry_after_ms, ..Denial::clone(&charge.denial) });
+                let denial =
+                    charges.get(charge).map(|charge| Denial { retry_after_ms, ..Denial::clone(&charge.denial) });
                 (ReservationOutcome::OverLimit, Err(denial.unwrap_or_else(|| Denial::built_in(Reason::Internal))))
             }
         };

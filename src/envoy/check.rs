@@ -184,7 +184,9 @@ impl<L: Ledger> Adapter<L> {
             (true, false) if self.settings.accept_lossy_body => {
                 self.metrics.lossy_body();
                 if !self.warned_of_lossy_body.swap(true, Ordering::Relaxed) {
-                    tracing::warn!("Envoy sends bodies without pack_as_bytes: bytes that are not UTF-8 arrive replaced, so policy and upstream may see different texts.");
+                    tracing::warn!(
+                        "Envoy sends bodies without pack_as_bytes: bytes that are not UTF-8 arrive replaced, so policy and upstream may see different texts."
+                    );
                 }
                 Ok(&http.body)
             }
@@ -276,7 +278,9 @@ impl<'a, L: Ledger> Run<'a, L> {
         let mut named = extensions.unwrap_or_default().iter().filter(|entry| entry.key == SERVER_KEY.as_bytes());
         let server = match (named.next(), named.next()) {
             (Some(entry), None) => std::str::from_utf8(&entry.value).ok().and_then(|name| self.snapshot.server(name)),
-            (None, _) => std::str::from_utf8(&http.host).ok().and_then(|host| self.snapshot.server_by_route(host, path)),
+            (None, _) => {
+                std::str::from_utf8(&http.host).ok().and_then(|host| self.snapshot.server_by_route(host, path))
+            }
             (Some(_), Some(_)) => None,
         };
         server.ok_or(Reason::UnknownServer)
@@ -298,7 +302,8 @@ impl<'a, L: Ledger> Run<'a, L> {
                 Ok(()) => {
                     self.count(trail, None, received);
                     let credential = permit.spend(self.now_ms).await;
-                    let others = self.snapshot.credential_headers().iter().map(AsRef::as_ref).chain(own_headers(request));
+                    let others =
+                        self.snapshot.credential_headers().iter().map(AsRef::as_ref).chain(own_headers(request));
                     return respond::allow(credential, others, metadata(trail, None));
                 }
             },
@@ -423,7 +428,8 @@ fn check_stream(
     if headers.mcp_method.is_some() || headers.mcp_name.is_some() {
         return Err(Reason::HeaderMismatch);
     }
-    let version = headers.mcp_protocol_version.map(|name| ProtocolVersion::parse(name).ok_or(Reason::UnsupportedVersion));
+    let version =
+        headers.mcp_protocol_version.map(|name| ProtocolVersion::parse(name).ok_or(Reason::UnsupportedVersion));
     let legacy = match version.transpose()? {
         None => versions.iter().any(|version| version.era() == Era::Legacy),
         Some(version) if !versions.contains(&version) => return Err(Reason::UnsupportedVersion),

@@ -38,13 +38,8 @@ pub(super) fn allow<'a>(
     let header = credential.expose_header();
     let set = header.map(|(name, _)| name);
     // Removal runs after setting: a name in both lists would end up removed.
-    let headers_to_remove: Vec<String> = ALWAYS_REMOVED
-        .iter()
-        .copied()
-        .chain(others)
-        .filter(|name| Some(*name) != set)
-        .map(str::to_owned)
-        .collect();
+    let headers_to_remove: Vec<String> =
+        ALWAYS_REMOVED.iter().copied().chain(others).filter(|name| Some(*name) != set).map(str::to_owned).collect();
     let headers = header.map(|(name, value)| HeaderValueOption::set(name, value)).into_iter().collect();
     CheckResponse {
         status: Some(Status { code: OK, message: String::new() }),
