@@ -4,6 +4,7 @@
 //! are loaded. Relative paths are relative to the folder of the settings file.
 
 mod read;
+mod shown;
 
 use std::{
     fmt,

@@ -28,8 +28,6 @@ pub struct Case<'a> {
     pub server: &'a str,
     /// The message; `None` for GET and DELETE, which carry none.
     pub message: Option<&'a Message<'a>>,
-    /// Credential of the server.
-    pub credential: &'a Credential,
     /// Envoy's id of the stream, from which the reservation takes its name.
     pub stream_id: &'a str,
     /// Unix milliseconds.
@@ -56,15 +54,16 @@ impl<L: Ledger> fmt::Debug for Engine<L> {
 /// are private and only [`Engine::check`] makes one, so no adapter can build an OK any other way.
 ///
 /// ```compile_fail,E0451
-/// # use mcp_authz::{engine::Permit, quota::Ledger, credential::Credential};
-/// fn forge<L: Ledger>(credential: &Credential) -> Permit<'_, L> {
-///     Permit { reservation: None, credential }
+/// # use mcp_authz::{engine::Permit, quota::Ledger, credential::Credential, telemetry::metrics::Metrics};
+/// fn forge<'s, L: Ledger>(credential: &'s Credential, metrics: &'s Metrics) -> Permit<'s, L> {
+///     Permit { reservation: None, credential, metrics }
 /// }
 /// ```
 #[must_use = "a permit owns a reservation"]
 pub struct Permit<'s, L: Ledger> {
     reservation: Option<Reservation<L>>,
     credential: &'s Credential,
+    metrics: &'s Metrics,
 }
 
 impl<L: Ledger> fmt::Debug for Permit<'_, L> {
@@ -81,9 +80,10 @@ impl<'s, L: Ledger> Permit<'s, L> {
     /// Envoy throws away after this moment stays spent.
     pub async fn spend(self, now_ms: u64) -> &'s Credential {
         if let Some(reservation) = self.reservation {
-            // The leak callback has been told to commit by id; the units count as spent either way.
-            if let Err(error) = reservation.commit(now_ms).await {
-                tracing::warn!(%error, "A reservation could not be committed; its units count as spent.");
+            match reservation.commit(now_ms).await {
+                Ok(_) => self.metrics.reservations(ReservationOutcome::Committed, 1),
+                // The leak callback has been told to commit by id; the units count as spent either way.
+                Err(error) => tracing::warn!(%error, "A reservation could not be committed; its units count as spent."),
             }
         }
         self.credential
@@ -96,17 +96,18 @@ impl<L: Ledger> Engine<L> {
         Self { ledger, lease, on_leak, metrics }
     }
 
-    /// Judges, reserves and fetches the credential, in that order; gives the reservation back when a later step fails.
+    /// Judges, reserves and binds the server's credential, in that order; gives the reservation back when a later step
+    /// fails.
     ///
     /// # Errors
     /// The denial to answer with; nothing stays held.
-    pub async fn check<'s>(&self, case: &Case<'s>) -> Result<Permit<'s, L>, Denial> {
+    pub async fn check<'s>(&'s self, case: &Case<'_>, credential: &'s Credential) -> Result<Permit<'s, L>, Denial> {
         let charges = match decide(case) {
             Decision::Deny(denial) => return Err(denial),
             Decision::Proceed(charges) => charges,
         };
         let reservation = if charges.is_empty() { None } else { self.reserve(case, &charges).await? };
-        Ok(Permit { reservation, credential: case.credential })
+        Ok(Permit { reservation, credential, metrics: &self.metrics })
     }
 
     async fn reserve(&self, case: &Case<'_>, charges: &[Charge]) -> Result<Option<Reservation<L>>, Denial> {

@@ -15,12 +15,8 @@ struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Check configuration, policies, servers and grants; print every defect.
-    Check(command::check::Args),
     /// Decide one request and explain it, condition by condition.
     Eval(command::eval::Args),
-    /// Make, list and revoke grants.
-    Grant(command::grant::Args),
     /// Answer Envoy.
     Serve(command::serve::Args),
     /// Run policy test cases.
@@ -36,16 +32,10 @@ fn main() -> ExitCode {
             return if error.use_stderr() || failed { ExitCode::from(command::USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
     match args.command {
-        Command::Check(args) => command::check::run(args, &mut out, &mut err),
-        Command::Eval(args) => command::eval::run(args, &mut out, &mut err),
-        Command::Grant(args) => command::grant::run(args, &mut out, &mut err),
-        Command::Serve(args) => {
-            // The server's own threads write to both.
-            drop((out, err));
-            command::serve::run(&args)
-        }
-        Command::Test(args) => command::test::run(args, &mut out, &mut err),
+        Command::Eval(args) => command::eval::run(args, &mut io::stdout(), &mut io::stderr()),
+        // The server's own threads write to both, so nothing here may hold their locks.
+        Command::Serve(args) => command::serve::run(&args),
+        Command::Test(args) => command::test::run(args, &mut io::stdout(), &mut io::stderr()),
     }
 }

@@ -23,15 +23,18 @@ use tokio::{
 use crate::{
     admin::{self, AdminView, Readiness, router},
     clock::{Clock, SystemClock},
-    config::{self, AuditSink as AuditPlace, Config, GrpcAddress, LogFormat, LogLevel},
+    config::{self, AuditSink as AuditPlace, Config, GrpcAddress, LogFormat, LogLevel, Paths},
     engine::Engine,
     envoy::{
         check::{Adapter, Settings as CheckSettings},
         server::{Drained, Endpoint, Event, Observer, Server, Settings as ServerSettings},
         tls::{Tls, TlsSettings},
     },
-    quota::memory::{Bounds, MemoryLedger, settle_leaks},
-    state::{Reload, State},
+    quota::{
+        Settled, Settlement,
+        memory::{Bounds, MemoryLedger, settle_leaks},
+    },
+    state::{Reloaded, State},
     telemetry::{
         audit::{AuditSink, Sink, WhenUnavailable},
         log::{self, Format, Level, LogError, LogGuard},
@@ -123,7 +126,7 @@ async fn serve(config: &Config) -> Result<(), ExitCode> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry, clock.now_ms());
-    let state = load(config, &metrics, clock.now_ms())?;
+    let state = load(&config.paths, &metrics, clock.now_ms())?;
     let audit = open_audit(&config.audit, &metrics)?;
     let tls = load_tls(config)?;
     let server = bind(config, tls.clone(), &metrics).await?;
@@ -146,7 +149,7 @@ async fn serve(config: &Config) -> Result<(), ExitCode> {
     let reloads = tokio::spawn(reloader.run());
     let adapter = adapter(config, &state, &clock, &metrics, &audit);
     health.serving().await;
-    tracing::info!(revision = %state.snapshot().revision(), "Ready.");
+    tracing::info!(revision = state.snapshot().revision(), "Ready.");
     let drained = server.serve(adapter, stop_signal(&view)).await.map_err(|error| fail("a listener", &error))?;
     if drained == Drained::Cut {
         tracing::warn!("Some calls were cut off: they did not end within timeouts.drain_ms.");
@@ -164,16 +167,12 @@ async fn serve(config: &Config) -> Result<(), ExitCode> {
     Ok(())
 }
 
-fn load(config: &Config, metrics: &Metrics, now_ms: u64) -> Result<Arc<State>, ExitCode> {
-    let state = State::load(config.paths.clone(), now_ms).map_err(|defects| refuse(&defects))?;
-    warn_of(&state.status().warnings);
-    name_servers(&state, metrics);
+fn load(paths: &Paths, metrics: &Metrics, now_ms: u64) -> Result<Arc<State>, ExitCode> {
+    let (state, warnings) = State::load(paths, now_ms).map_err(|defects| refuse(&defects))?;
+    warn_of(&warnings);
+    metrics.set_servers(state.snapshot().server_names());
     metrics.config_taken(now_ms);
     Ok(Arc::new(state))
-}
-
-fn name_servers(state: &State, metrics: &Metrics) {
-    metrics.set_servers(state.snapshot().servers().map(|bound| &**bound.server.name()));
 }
 
 fn warn_of(warnings: &[Defect]) {
@@ -259,17 +258,21 @@ fn adapter(
     metrics: &Metrics,
     audit: &Arc<AuditSink>,
 ) -> Adapter<MemoryLedger> {
-    let bounds =
-        Bounds { counters_max: config.limits.counters_max, reservations_max: config.limits.reservations_max };
+    let bounds = Bounds { counters_max: config.limits.counters_max, reservations_max: config.limits.reservations_max };
     let counted = metrics.clone();
     let expired = Arc::new(move |n| counted.reservations(ReservationOutcome::Expired, n));
     let ledger = Arc::new(MemoryLedger::new(bounds, expired));
     let counted = metrics.clone();
-    let on_leak = settle_leaks(Arc::clone(&ledger), Arc::clone(clock), move |_, _, settled| {
+    let on_leak = settle_leaks(Arc::clone(&ledger), Arc::clone(clock), move |_, how, settled| {
         counted.reservations(ReservationOutcome::Leaked, 1);
-        if let Err(error) = settled {
-            counted.error(ErrorKind::Ledger);
-            tracing::warn!(error = chain(&error), "A reservation could not be given back; its units count as spent.");
+        match (settled, how) {
+            (Ok(Settled::Now), Settlement::Commit) => counted.reservations(ReservationOutcome::Committed, 1),
+            (Ok(Settled::Now), Settlement::Rollback(_)) => counted.reservations(ReservationOutcome::RolledBack, 1),
+            (Ok(Settled::Before(_) | Settled::Expired), _) => {}
+            (Err(error), _) => {
+                counted.error(ErrorKind::Ledger);
+                tracing::warn!(error = chain(&error), "A reservation could not be settled; its units count as spent.");
+            }
         }
     });
     let engine = Engine::new(ledger, config.timeouts.lease, on_leak, metrics.clone());
@@ -323,7 +326,10 @@ impl Reloader {
                 Ok(outcome) => self.report(outcome, now_ms),
                 Err(error) => {
                     self.metrics.config_refused();
-                    tracing::error!(error = chain(&error), "Configuration not reloaded: the last good one goes on serving.");
+                    tracing::error!(
+                        error = chain(&error),
+                        "Configuration not reloaded: the last good one goes on serving."
+                    );
                 }
             }
         }
@@ -337,25 +343,24 @@ impl Reloader {
         }
     }
 
-    fn report(&self, outcome: Reload, now_ms: u64) {
+    fn report(&self, outcome: Result<Reloaded, Vec<Defect>>, now_ms: u64) {
         match outcome {
-            Reload::Kept { defects } => {
+            Err(defects) => {
                 self.metrics.config_refused();
                 self.metrics.error(ErrorKind::Config);
                 for defect in &defects {
                     tracing::error!(at = %defect, "The new configuration has a defect.");
                 }
-                tracing::error!(defects = defects.len(), "Configuration not reloaded: the last good one goes on serving.");
+                tracing::error!(
+                    defects = defects.len(),
+                    "Configuration not reloaded: the last good one goes on serving."
+                );
             }
-            Reload::Replaced { from, to, warnings } => {
+            Ok(Reloaded { changed, from, to, warnings }) => {
                 warn_of(&warnings);
-                name_servers(&self.state, &self.metrics);
+                self.metrics.set_servers(self.state.snapshot().server_names());
                 self.metrics.config_taken(now_ms);
-                tracing::info!(%from, %to, "Configuration reloaded.");
-            }
-            Reload::Unchanged => {
-                self.metrics.config_taken(now_ms);
-                tracing::info!("Configuration reloaded: nothing has changed.");
+                tracing::info!(%from, %to, changed, "Configuration reloaded.");
             }
         }
     }
@@ -379,7 +384,7 @@ impl AdminView for View {
         let texts = |defects: &[Defect]| defects.iter().map(ToString::to_string).collect::<Vec<_>>();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "revision": status.revision.as_str(),
+            "revision": &*status.revision,
             "loaded_at": rfc3339(status.loaded_at_ms),
             "reloads_ok": status.reloads_ok,
             "reloads_failed": status.reloads_failed,
@@ -402,7 +407,7 @@ impl AdminView for View {
                 })
             })
             .collect();
-        json!({ "revision": snapshot.revision().as_str(), "policies": policies })
+        json!({ "revision": snapshot.revision(), "policies": policies })
     }
 }
 

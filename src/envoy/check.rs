@@ -222,12 +222,11 @@ impl<'a, L: Ledger> Run<'a, L> {
             principal: caller.principal,
             server: server.server.name(),
             message: message.as_ref(),
-            credential: server.credential,
             stream_id: trail.stream_id.unwrap_or_default(),
             now_ms: self.now_ms,
             deadline: self.deadline,
         };
-        let permit = self.adapter.engine.check(&case).await?;
+        let permit = self.adapter.engine.check(&case, server.credential).await?;
         // Past the deadline Envoy throws answers away now and then; a permit dropped here gives its units back.
         if Instant::now() >= self.deadline { Err(Denial::built_in(Reason::Deadline)) } else { Ok(permit) }
     }
