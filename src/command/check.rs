@@ -189,8 +189,9 @@ impl Kind {
 fn check_config(path: &Path) -> Checked {
     let kind = "settings and all that they name";
     match Config::load(path) {
-        Ok((config, mut warnings)) => {
+        Ok(config) => {
             let mut checked = check_paths(kind, &config.paths);
+            let mut warnings = config.warnings;
             warnings.append(&mut checked.warnings);
             Checked { warnings, ..checked }
         }

@@ -16,7 +16,7 @@ use mcp_authz_core::{
 use secrecy::zeroize::Zeroizing;
 use sha2::{Digest as _, Sha256};
 
-use super::{Binding, Loaded, Revision, Snapshot};
+use super::{Binding, Loaded, Snapshot};
 use crate::{
     config::Paths,
     credential::{Credential, SECRET_BYTES_MAX},
@@ -169,7 +169,7 @@ impl Loader {
             policies: policies.compiled,
             grants,
             grant_policies,
-            revision: Revision(format!("sha256:{}", hex(&self.revision.clone().finalize())).into()),
+            revision: format!("sha256:{}", hex(&self.revision.clone().finalize())).into(),
             fingerprint: self.fingerprint.clone().finalize().into(),
         };
         Ok(Loaded { snapshot, warnings: in_order(std::mem::take(&mut self.warnings)) })

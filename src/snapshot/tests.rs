@@ -102,6 +102,7 @@ fn a_caller_gets_the_policy_of_the_grant_else_of_the_server() {
     assert_eq!(snapshot.server("a").unwrap().credential.expose_header(), Some(("authorization", "Bearer hunter2")));
     assert_eq!(snapshot.policies().map(|policy| policy.id().to_string()).collect::<Vec<_>>(), ["p", "q"]);
     assert_eq!((snapshot.servers().count(), snapshot.grants().len()), (2, 2));
+    assert_eq!(snapshot.server_names().collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(snapshot.credential_headers().iter().map(AsRef::as_ref).collect::<Vec<&str>>(), ["authorization"]);
     assert!(snapshot.policy("p").is_some() && snapshot.policy("q.test").is_none());
 }
@@ -272,7 +273,7 @@ fn the_revision_follows_every_document_and_no_secret() {
         documents.load().snapshot
     };
     let base = Documents::new().load().snapshot;
-    assert!(base.revision().as_str().starts_with("sha256:") && base.revision().as_str().len() == 71);
+    assert!(base.revision().starts_with("sha256:") && base.revision().len() == 71);
     assert_eq!(base.revision(), Documents::new().load().snapshot.revision());
     for (name, text) in [
         ("servers.yaml", format!("{SERVERS}\n")),

@@ -136,17 +136,17 @@ fn inserted(old: &str, line: usize) -> Vec<String> {
     edits(old, line, |text| {
         let mut out = Vec::new();
         for (at, _) in text.match_indices("label") {
+            let quote = at.saturating_sub(1);
+            let is_quoted = text.get(quote..at).is_some_and(|before| before == "\"" || before == "'");
+            let key = if is_quoted { quote } else { at };
             // On a line of its own, under the key: the key may follow the `- ` of its list.
-            let column = text.get(..at).map_or(0, |before| before.chars().count());
+            let column = text.get(..key).map_or(0, |before| before.chars().count());
             let end = if text.ends_with('\r') { "\r\n" } else { "\n" };
             let rest = text.trim_end_matches('\r');
             out.push(format!("{rest}{end}{}revoked: true{}", " ".repeat(column), end.trim_end_matches('\n')));
-            // In the same line, for maps in braces.
-            out.push(splice(text, at, 0, "revoked: true, "));
-            let quote = at.saturating_sub(1);
-            if text.get(quote..at) == Some("\"") {
-                out.push(splice(text, quote, 0, "\"revoked\": true, "));
-            }
+            // In the same line, for maps in braces; JSON wants quotes.
+            out.push(splice(text, key, 0, "revoked: true, "));
+            out.push(splice(text, key, 0, "\"revoked\": true, "));
         }
         out
     })
@@ -219,10 +219,8 @@ mod tests {
     }
 
     fn revoked(old: &str, label: &str) -> String {
-        match revoke(old, Format::Yaml, label) {
-            Revoked::Now(text) => text,
-            other => panic!("{other:?} for {old}"),
-        }
+        let Revoked::Now(text) = revoke(old, Format::Yaml, label) else { panic!("{old}") };
+        text
     }
 
     #[test]
