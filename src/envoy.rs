@@ -1,5 +1,7 @@
-//! The gRPC side towards Envoy: messages, server and transport security. It decides nothing.
+//! The gRPC side towards Envoy: messages, server, transport security, and the adapter between wire and core.
 
+pub mod check;
+mod respond;
 pub mod server;
 pub mod tls;
 pub mod wire;

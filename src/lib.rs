@@ -1,7 +1,15 @@
-//! Policy decision point for MCP traffic behind Envoy.
+//! Policy decision point for MCP traffic behind Envoy: identity, policy and quota on every call.
+#![doc = include_str!("ARCHITECTURE.md")]
 
 pub mod admin;
 pub mod clock;
+pub mod command;
+pub mod config;
+pub mod credential;
+pub mod engine;
 pub mod envoy;
+pub mod files;
 pub mod quota;
+pub mod snapshot;
+pub mod state;
 pub mod telemetry;

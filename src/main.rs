@@ -1,3 +1,41 @@
-//! The `mcp-authz` binary.
+//! The `mcp-authz` binary: reads the command line and hands over.
 
-fn main() {}
+use std::{io, process::ExitCode};
+
+use clap::Parser;
+use mcp_authz::command;
+
+/// Policy decision point for MCP traffic behind Envoy.
+#[derive(Debug, Parser)]
+#[command(name = "mcp-authz", version, about, max_term_width = 100)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Decide one request and explain it, condition by condition.
+    Eval(command::eval::Args),
+    /// Answer Envoy.
+    Serve(command::serve::Args),
+    /// Run policy test cases.
+    Test(command::test::Args),
+}
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let failed = error.print().is_err();
+            // Help and version are no errors; anything else is a usage error (EX_USAGE).
+            return if error.use_stderr() || failed { ExitCode::from(command::USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match args.command {
+        Command::Eval(args) => command::eval::run(args, &mut io::stdout(), &mut io::stderr()),
+        // The server's own threads write to both, so nothing here may hold their locks.
+        Command::Serve(args) => command::serve::run(&args),
+        Command::Test(args) => command::test::run(args, &mut io::stdout(), &mut io::stderr()),
+    }
+}

@@ -5,7 +5,7 @@
 //! never there, since the TypeScript SDK checks it against the tool's schema; the id is echoed byte for byte, since a
 //! client that does not find its id waits forever.
 
-use crate::decision::{Denial, Reason};
+use crate::decision::{Class, Denial, Reason};
 use crate::mcp::{Era, ProtocolVersion};
 use crate::text::{is_unsafe, push_json_string};
 
@@ -83,51 +83,24 @@ enum Family {
 }
 
 fn family(reason: Reason) -> Family {
-    match reason {
-        Reason::AuditUnavailable
-        | Reason::CredentialUnavailable
-        | Reason::Deadline
-        | Reason::Internal
-        | Reason::LedgerUnavailable
-        | Reason::Overload => Family::Unavailable,
-        Reason::BadIncrement
-        | Reason::Condition
-        | Reason::DefaultDeny
-        | Reason::Hidden
-        | Reason::MethodDenied
-        | Reason::NeverFits
-        | Reason::NoPolicy
-        | Reason::QuotaExhausted
-        | Reason::Requirement
-        | Reason::TypeMismatch => Family::Policy,
-        Reason::GrantExpired
-        | Reason::GrantNotYetValid
-        | Reason::GrantRevoked
-        | Reason::GrantWrongServer
-        | Reason::TokenMissing
-        | Reason::TokenUnknown => Family::Identity,
-        Reason::HeaderMismatch => Family::Protocol(400, -32020),
-        Reason::HttpMethod => Family::Protocol(405, CODE_DENIED),
-        Reason::MalformedContentEncoding | Reason::MalformedContentType => Family::Protocol(415, -32600),
-        Reason::MalformedJson | Reason::MalformedUtf8 | Reason::MalformedEmpty => Family::Protocol(400, -32700),
-        Reason::MalformedSize | Reason::MalformedTruncated => Family::Protocol(413, -32600),
-        Reason::MalformedBatch
-        | Reason::MalformedControl
-        | Reason::MalformedDepth
-        | Reason::MalformedDupKey
-        | Reason::MalformedHeader
-        | Reason::MalformedId
-        | Reason::MalformedKeyFold
-        | Reason::MalformedMultiValue
-        | Reason::MalformedNodes
-        | Reason::MalformedPath
-        | Reason::MalformedRequest
-        | Reason::MalformedShape
-        | Reason::NotificationCall => Family::Protocol(400, -32600),
-        Reason::MissingMeta => Family::Protocol(400, -32602),
-        Reason::Origin | Reason::UnknownServer => Family::Protocol(403, CODE_DENIED),
-        Reason::UnknownMethod => Family::UnknownMethod,
-        Reason::UnsupportedVersion => Family::Protocol(400, -32022),
+    match (reason.class(), reason) {
+        (Class::Identity, _) => Family::Identity,
+        (Class::Policy, _) => Family::Policy,
+        (Class::Unavailable, _) => Family::Unavailable,
+        (Class::Invalid, Reason::HeaderMismatch) => Family::Protocol(400, -32020),
+        (Class::Invalid, Reason::HttpMethod) => Family::Protocol(405, CODE_DENIED),
+        (Class::Invalid, Reason::MalformedContentEncoding | Reason::MalformedContentType) => {
+            Family::Protocol(415, -32600)
+        }
+        (Class::Invalid, Reason::MalformedEmpty | Reason::MalformedJson | Reason::MalformedUtf8) => {
+            Family::Protocol(400, -32700)
+        }
+        (Class::Invalid, Reason::MalformedSize | Reason::MalformedTruncated) => Family::Protocol(413, -32600),
+        (Class::Invalid, Reason::MissingMeta) => Family::Protocol(400, -32602),
+        (Class::Invalid, Reason::Origin | Reason::UnknownServer) => Family::Protocol(403, CODE_DENIED),
+        (Class::Invalid, Reason::UnknownMethod) => Family::UnknownMethod,
+        (Class::Invalid, Reason::UnsupportedVersion) => Family::Protocol(400, -32022),
+        (Class::Invalid, _) => Family::Protocol(400, -32600),
     }
 }
 

@@ -47,7 +47,7 @@ pub struct Record<'a> {
 }
 
 impl Record<'_> {
-    /// Appends the record as one line, newline included.
+    /// Appends the record as one line, without a line feed.
     pub fn write(&self, out: &mut String) {
         out.push_str("{\"time\":\"");
         push_time(out, self.time_ms);
@@ -70,7 +70,7 @@ impl Record<'_> {
         text(out, "stream_id", self.stream_id);
         out.push_str(",\"latency_us\":");
         push_number(out, self.latency_us);
-        out.push_str("}\n");
+        out.push('}');
     }
 
     fn write_keys(&self, out: &mut String) {
@@ -187,8 +187,7 @@ mod tests {
             concat!(
                 r#"{"time":"2026-06-16T10:05:00.007Z","decision":"deny","reason":"condition","rule":"/tools/t/deny_if/args.a-gt","#,
                 r#""rule_exact":"/tools/t/deny_if/0/conditions/0","method":"tools/call","tool":"t\n\",\"level\":\"error\u202e","#,
-                r#""arg_keys":["a","ba","url"],"latency_us":10}"#,
-                "\n"
+                r#""arg_keys":["a","ba","url"],"latency_us":10}"#
             )
         );
     }

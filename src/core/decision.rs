@@ -74,9 +74,22 @@ impl fmt::Debug for PolicyDigest {
     }
 }
 
-/// Declares [`Reason`] with its one wire name per variant, so that the name list cannot drift from the type.
+/// Whose affair a refusal is; fixes the shape of the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The caller is not authenticated.
+    Identity,
+    /// The request is none that can be judged.
+    Invalid,
+    /// The request is sound, and policy or quota says no.
+    Policy,
+    /// We could not decide.
+    Unavailable,
+}
+
+/// Declares [`Reason`] with its one wire name and class per variant, so that the name list cannot drift from the type.
 macro_rules! reasons {
-    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $class:ident;)+) => {
         /// Why a request was refused: a closed set, used as metric label, audit field and `_meta` member.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Reason {
@@ -92,109 +105,115 @@ macro_rules! reasons {
             pub const fn name(self) -> &'static str {
                 match self { $(Reason::$variant => $name),+ }
             }
+
+            /// Whose affair it is.
+            #[must_use]
+            pub const fn class(self) -> Class {
+                match self { $(Reason::$variant => Class::$class),+ }
+            }
         }
     };
 }
 
 reasons! {
     /// The audit sink refused the record and the operator asked for `audit.fail_closed`.
-    AuditUnavailable = "audit_unavailable",
+    AuditUnavailable = "audit_unavailable", Unavailable;
     /// `increment_from` named a value that is not an amount.
-    BadIncrement = "bad_increment",
+    BadIncrement = "bad_increment", Policy;
     /// A `deny_if` rule matched.
-    Condition = "condition",
+    Condition = "condition", Policy;
     /// The upstream credential could not be had.
-    CredentialUnavailable = "credential_unavailable",
+    CredentialUnavailable = "credential_unavailable", Unavailable;
     /// The time that Envoy gave us was nearly over.
-    Deadline = "deadline",
+    Deadline = "deadline", Unavailable;
     /// Nothing in the policy allows it.
-    DefaultDeny = "default_deny",
+    DefaultDeny = "default_deny", Policy;
     /// The grant's `expires` lies in the past.
-    GrantExpired = "grant_expired",
+    GrantExpired = "grant_expired", Identity;
     /// The grant's `not_before` lies in the future.
-    GrantNotYetValid = "grant_not_yet_valid",
+    GrantNotYetValid = "grant_not_yet_valid", Identity;
     /// The grant was revoked.
-    GrantRevoked = "grant_revoked",
+    GrantRevoked = "grant_revoked", Identity;
     /// The grant is bound to other servers.
-    GrantWrongServer = "grant_wrong_server",
+    GrantWrongServer = "grant_wrong_server", Identity;
     /// A mirrored header disagrees with the body, or a required one is missing.
-    HeaderMismatch = "header_mismatch",
+    HeaderMismatch = "header_mismatch", Invalid;
     /// The tool is hidden by policy.
-    Hidden = "hidden",
+    Hidden = "hidden", Policy;
     /// The HTTP method is not served on an MCP endpoint.
-    HttpMethod = "http_method",
+    HttpMethod = "http_method", Invalid;
     /// A defect of ours.
-    Internal = "internal",
+    Internal = "internal", Unavailable;
     /// The counters could not be asked.
-    LedgerUnavailable = "ledger_unavailable",
+    LedgerUnavailable = "ledger_unavailable", Unavailable;
     /// The message is an array.
-    MalformedBatch = "malformed.batch",
+    MalformedBatch = "malformed.batch", Invalid;
     /// A NUL or another control character where none may be.
-    MalformedControl = "malformed.control",
+    MalformedControl = "malformed.control", Invalid;
     /// A `content-encoding` other than identity.
-    MalformedContentEncoding = "malformed.content_encoding",
+    MalformedContentEncoding = "malformed.content_encoding", Invalid;
     /// A `content-type` other than `application/json` in UTF-8.
-    MalformedContentType = "malformed.content_type",
+    MalformedContentType = "malformed.content_type", Invalid;
     /// Nested deeper than the limit.
-    MalformedDepth = "malformed.depth",
+    MalformedDepth = "malformed.depth", Invalid;
     /// Two members of one object have the same name after unescaping.
-    MalformedDupKey = "malformed.dup_key",
+    MalformedDupKey = "malformed.dup_key", Invalid;
     /// No body where one must be, or a body where none may be.
-    MalformedEmpty = "malformed.empty",
+    MalformedEmpty = "malformed.empty", Invalid;
     /// A header that cannot be judged: illegal bytes or impossible syntax.
-    MalformedHeader = "malformed.header",
+    MalformedHeader = "malformed.header", Invalid;
     /// An id that is not a string or an integer within 2^53.
-    MalformedId = "malformed.id",
+    MalformedId = "malformed.id", Invalid;
     /// Not JSON.
-    MalformedJson = "malformed.json",
+    MalformedJson = "malformed.json", Invalid;
     /// A member name that some parser would take for a protocol key.
-    MalformedKeyFold = "malformed.key_fold",
+    MalformedKeyFold = "malformed.key_fold", Invalid;
     /// A header that may come once came twice.
-    MalformedMultiValue = "malformed.multi_value",
+    MalformedMultiValue = "malformed.multi_value", Invalid;
     /// More values than the limit.
-    MalformedNodes = "malformed.nodes",
+    MalformedNodes = "malformed.nodes", Invalid;
     /// A path that is not exactly a registered endpoint.
-    MalformedPath = "malformed.path",
+    MalformedPath = "malformed.path", Invalid;
     /// Envoy handed over a lossy or incomplete request, or none that can be judged.
-    MalformedRequest = "malformed.request",
+    MalformedRequest = "malformed.request", Invalid;
     /// JSON, but not a JSON-RPC message of MCP.
-    MalformedShape = "malformed.shape",
+    MalformedShape = "malformed.shape", Invalid;
     /// Larger than the limit.
-    MalformedSize = "malformed.size",
+    MalformedSize = "malformed.size", Invalid;
     /// Envoy handed over less than it would forward.
-    MalformedTruncated = "malformed.truncated",
+    MalformedTruncated = "malformed.truncated", Invalid;
     /// Not UTF-8, a byte order mark, or a lone surrogate.
-    MalformedUtf8 = "malformed.utf8",
+    MalformedUtf8 = "malformed.utf8", Invalid;
     /// The policy does not allow this method.
-    MethodDenied = "method_denied",
+    MethodDenied = "method_denied", Policy;
     /// A required `_meta` member of the modern era is missing.
-    MissingMeta = "missing_meta",
+    MissingMeta = "missing_meta", Invalid;
     /// The amount is larger than the whole limit.
-    NeverFits = "never_fits",
+    NeverFits = "never_fits", Policy;
     /// The principal has no policy.
-    NoPolicy = "no_policy",
+    NoPolicy = "no_policy", Policy;
     /// A request method without an id.
-    NotificationCall = "notification_call",
+    NotificationCall = "notification_call", Invalid;
     /// The request's `Origin` or `Host` is not on the server's list.
-    Origin = "origin",
+    Origin = "origin", Invalid;
     /// As many Checks as we may run are running.
-    Overload = "overload",
+    Overload = "overload", Unavailable;
     /// A limit is used up.
-    QuotaExhausted = "quota_exhausted",
+    QuotaExhausted = "quota_exhausted", Policy;
     /// A `require` condition did not hold.
-    Requirement = "requirement",
+    Requirement = "requirement", Policy;
     /// No token came with the request.
-    TokenMissing = "token_missing",
+    TokenMissing = "token_missing", Identity;
     /// The token is of no grant.
-    TokenUnknown = "token_unknown",
+    TokenUnknown = "token_unknown", Identity;
     /// A value of a type that the operator cannot judge.
-    TypeMismatch = "type_mismatch",
+    TypeMismatch = "type_mismatch", Policy;
     /// A method that is not in the table of MCP methods.
-    UnknownMethod = "unknown_method",
+    UnknownMethod = "unknown_method", Invalid;
     /// No server is bound to the request.
-    UnknownServer = "unknown_server",
+    UnknownServer = "unknown_server", Invalid;
     /// A protocol version that is not served.
-    UnsupportedVersion = "unsupported_version",
+    UnsupportedVersion = "unsupported_version", Invalid;
 }
 
 impl fmt::Display for Reason {
@@ -316,54 +335,16 @@ impl Denial {
     /// As [`Denial::built_in`], with a closer description of the fault.
     #[must_use]
     pub fn with_message(reason: Reason, message: &'static str) -> Self {
-        let (rule, retry_after_ms) = match reason {
-            Reason::AuditUnavailable | Reason::CredentialUnavailable | Reason::Internal | Reason::LedgerUnavailable => {
-                ("(unavailable)", None)
-            }
-            Reason::Deadline | Reason::Overload => ("(unavailable)", Some(1_000)),
-            Reason::GrantExpired
-            | Reason::GrantNotYetValid
-            | Reason::GrantRevoked
-            | Reason::GrantWrongServer
-            | Reason::TokenMissing
-            | Reason::TokenUnknown => ("(identity)", None),
-            Reason::NoPolicy => ("(no policy)", None),
-            Reason::Hidden => ("(hidden)", None),
-            Reason::DefaultDeny | Reason::MethodDenied => ("(default deny)", None),
-            Reason::BadIncrement
-            | Reason::Condition
-            | Reason::HeaderMismatch
-            | Reason::HttpMethod
-            | Reason::MalformedBatch
-            | Reason::MalformedContentEncoding
-            | Reason::MalformedContentType
-            | Reason::MalformedControl
-            | Reason::MalformedDepth
-            | Reason::MalformedDupKey
-            | Reason::MalformedEmpty
-            | Reason::MalformedHeader
-            | Reason::MalformedId
-            | Reason::MalformedJson
-            | Reason::MalformedKeyFold
-            | Reason::MalformedMultiValue
-            | Reason::MalformedNodes
-            | Reason::MalformedPath
-            | Reason::MalformedRequest
-            | Reason::MalformedShape
-            | Reason::MalformedSize
-            | Reason::MalformedTruncated
-            | Reason::MalformedUtf8
-            | Reason::MissingMeta
-            | Reason::NeverFits
-            | Reason::NotificationCall
-            | Reason::Origin
-            | Reason::QuotaExhausted
-            | Reason::Requirement
-            | Reason::TypeMismatch
-            | Reason::UnknownMethod
-            | Reason::UnknownServer
-            | Reason::UnsupportedVersion => ("(invalid request)", None),
+        let rule = match reason.class() {
+            Class::Identity => "(identity)",
+            Class::Invalid => "(invalid request)",
+            Class::Policy if reason == Reason::NoPolicy => "(no policy)",
+            Class::Policy if reason == Reason::Hidden => "(hidden)",
+            Class::Policy => "(default deny)",
+            Class::Unavailable => "(unavailable)",
         };
+        // These pass by themselves; of the other failures nobody knows when they end.
+        let retry_after_ms = matches!(reason, Reason::Deadline | Reason::Overload).then_some(1_000);
         Self { reason, rule: Rule::built_in(rule), message: Arc::from(message), retry_after_ms }
     }
 }

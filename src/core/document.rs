@@ -10,11 +10,12 @@ mod yaml;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-pub use cursor::{Cursor, Fields, Report, suggestion};
+pub use cursor::{Cursor, Fields, Report, Site, suggestion};
 
 use crate::{
     decision::pointer,
     json::{self, JsonDefect, JsonError},
+    text::is_unsafe,
 };
 
 /// Bounds on one document.
@@ -346,11 +347,11 @@ pub fn quoted(text: &str) -> String {
     format!("`{}{dots}`", escape(cut))
 }
 
-/// Replaces control characters and those that reorder text by their escapes.
+/// Replaces characters that change how the text around them is shown by their escapes.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+        if is_unsafe(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);

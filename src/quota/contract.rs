@@ -56,6 +56,7 @@ macro_rules! ledger_contract {
             a_rollback_restores_once,
             a_commit_cannot_be_rolled_back,
             an_ended_lease_counts_as_spent,
+            an_id_used_again_keeps_its_own_lease,
             a_new_window_starts_at_zero_and_old_rollbacks_do_not_reach_it,
             a_clock_stepping_back_reopens_nothing,
             the_first_failing_charge_is_reported,
@@ -159,6 +160,15 @@ pub(crate) async fn an_ended_lease_counts_as_spent<L: Ledger>(ledger: &L) {
     assert_eq!(ledger.settle(&id("1"), ROLLBACK, T0 + 30_000).await.unwrap(), Settled::Expired);
     assert_eq!(left(ledger, "a", T0 + 30_000, "probe").await, 12);
     assert_eq!(ledger.settle(&id("2"), Settlement::Commit, T0).await.unwrap(), Settled::Expired);
+}
+
+pub(crate) async fn an_id_used_again_keeps_its_own_lease<L: Ledger>(ledger: &L) {
+    let (later, charges) = (T0 + 60_000, [charge("a", Window::Day, 8, 20)]);
+    assert_eq!(ledger.reserve(&id("1"), &charges, T0, LEASE).await.unwrap(), Hold::Held);
+    assert_eq!(ledger.settle(&id("1"), ROLLBACK, T0).await.unwrap(), Settled::Now);
+    // The first one is forgotten by now, and when its lease would have ended the second one is still open.
+    assert_eq!(ledger.reserve(&id("1"), &charges, later, LEASE).await.unwrap(), Hold::Held);
+    assert_eq!(ledger.settle(&id("1"), ROLLBACK, T0 + 121_000).await.unwrap(), Settled::Now);
 }
 
 pub(crate) async fn a_new_window_starts_at_zero_and_old_rollbacks_do_not_reach_it<L: Ledger>(ledger: &L) {

@@ -120,6 +120,8 @@ struct State {
     waiting: Waiting,
     reopen: bool,
     closing: bool,
+    /// Lines were given up at the end.
+    lost: bool,
     done: bool,
 }
 
@@ -229,11 +231,13 @@ impl Lines {
         self.shared.to_writer.notify_one();
         let waited = self.shared.from_writer.wait_timeout_while(state, within, |state| !state.done);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let (done, empty) = (state.done, state.pending.is_empty() && state.writing == 0);
+        let (done, lost) = (state.done, state.lost);
         drop(state);
+        if !done {
+            return false;
+        }
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let joined = done && thread.is_none_or(|thread| thread.join().is_ok());
-        joined && empty
+        thread.is_none_or(|thread| thread.join().is_ok()) && !lost
     }
 }
 
@@ -338,6 +342,7 @@ impl<O: Output> Writer<O> {
         }
         let lost = count_lines(self.batch.get(self.offset..).unwrap_or_default())
             .saturating_add(count_lines(&std::mem::take(&mut state.pending)));
+        state.lost = true;
         drop(state);
         self.batch.clear();
         (self.shared.report)(Event::Dropped(lost));
@@ -370,3 +375,6 @@ impl<O: Output> Writer<O> {
 fn count_lines(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.iter().filter(|byte| **byte == b'\n').count()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

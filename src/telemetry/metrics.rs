@@ -619,6 +619,9 @@ mod tests {
     fn methods_are_sorted_so_that_they_are_found() {
         assert!(METHODS.is_sorted());
         assert_eq!(METHODS[1], OTHER_METHOD);
+        for method in &METHODS[2..] {
+            assert_eq!(mcp_authz_core::mcp::Method::parse(method).map(|method| method.name()), Some(*method));
+        }
     }
 
     #[test]

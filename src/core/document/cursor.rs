@@ -87,6 +87,40 @@ impl Report {
     }
 }
 
+/// A place in a document that outlives the document, for defects that only other files can show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    file: Arc<str>,
+    line: Option<u32>,
+    pointer: String,
+}
+
+impl Site {
+    /// A defect of that place.
+    #[must_use]
+    pub fn defect(&self, message: impl Into<String>) -> Defect {
+        Defect {
+            file: Arc::clone(&self.file),
+            line: self.line,
+            pointer: self.pointer.clone(),
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// Whether the place is in the value at that pointer.
+    #[must_use]
+    pub fn is_below(&self, pointer: &str) -> bool {
+        self.pointer.strip_prefix(pointer).is_some_and(|rest| rest.starts_with('/'))
+    }
+
+    /// The file and the line, for a message about another place: `grants/a.yaml:12`.
+    #[must_use]
+    pub fn file_and_line(&self) -> String {
+        self.line.map_or_else(|| self.file.to_string(), |line| format!("{}:{line}", self.file))
+    }
+}
+
 /// One value of a document and its place. Each reading method notes a defect when it gives `None`.
 #[derive(Clone, Debug)]
 pub struct Cursor<'a> {
@@ -100,6 +134,12 @@ impl<'a> Cursor<'a> {
     #[must_use]
     pub fn pointer(&self) -> &str {
         &self.pointer
+    }
+
+    /// The place of the value.
+    #[must_use]
+    pub fn site(&self) -> Site {
+        Site { file: Arc::clone(&self.report.file), line: self.node.line, pointer: self.pointer.clone() }
     }
 
     /// The value.
@@ -185,6 +225,12 @@ impl<'a> Cursor<'a> {
                 None
             }
         }
+    }
+
+    /// Whether this is a list without items; notes nothing.
+    #[must_use]
+    pub fn is_empty_list(&self) -> bool {
+        matches!(&self.node.shape, Shape::List(items) if items.is_empty())
     }
 
     /// A text.

@@ -1,0 +1,417 @@
+//! `mcp-authz serve`: puts the parts together and runs them until a signal.
+
+use std::{
+    io::Write as _,
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use mcp_authz_core::document::Defect;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    admin::{self, AdminView, Readiness, router},
+    clock::{Clock, SystemClock},
+    config::{self, AuditSink as AuditPlace, Config, GrpcAddress, LogFormat, LogLevel, Paths},
+    engine::Engine,
+    envoy::{
+        check::{Adapter, Settings as CheckSettings},
+        server::{Drained, Endpoint, Event, Observer, Server, Settings as ServerSettings},
+        tls::{Tls, TlsSettings},
+    },
+    quota::{
+        Settled, Settlement,
+        memory::{Bounds, MemoryLedger, settle_leaks},
+    },
+    state::{Reloaded, State},
+    telemetry::{
+        audit::{AuditSink, Sink, WhenUnavailable},
+        log::{self, Format, Level, LogError, LogGuard},
+        metrics::{ErrorKind, Metrics, ReservationOutcome},
+    },
+};
+
+/// Room for headers and metadata in a CheckRequest, above the body.
+const MESSAGE_HEADROOM_BYTES: usize = 1_048_576;
+/// Time for the last audit records to be written.
+const AUDIT_CLOSE: Duration = Duration::from_secs(5);
+
+/// Answer Envoy's Checks until SIGTERM or SIGINT; SIGHUP reads policies, servers, grants and credentials again.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  mcp-authz serve --config deploy/config.yaml
+  kill -HUP $(pidof mcp-authz)     # read policies, servers, grants and credentials again
+
+Exit status: 0 after a signal, 64 if the configuration has defects or an address cannot be opened.")]
+pub struct Args {
+    /// The settings file.
+    #[arg(long, env = "MCP_AUTHZ_CONFIG", default_value = "/etc/mcp-authz/config.yaml")]
+    config: PathBuf,
+}
+
+/// Runs the service to its end.
+#[must_use]
+pub fn run(args: &Args) -> ExitCode {
+    let config = match Config::load(&args.config) {
+        Ok(config) => config,
+        Err(defects) => return refuse(&defects),
+    };
+    let log = match start_log(config.log) {
+        Ok(log) => log,
+        Err(error) => return say(&format!("mcp-authz: {}", chain(&error))),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail("the runtime cannot start", &error),
+    };
+    let code = runtime.block_on(serve(&config)).map_or_else(|code| code, |()| ExitCode::SUCCESS);
+    drop(log);
+    code
+}
+
+fn start_log(config: config::Log) -> Result<LogGuard, LogError> {
+    let level = match config.level {
+        LogLevel::Debug => Level::Debug,
+        LogLevel::Error => Level::Error,
+        LogLevel::Info => Level::Info,
+        LogLevel::Warn => Level::Warn,
+    };
+    let format = match config.format {
+        LogFormat::Json => Format::Json,
+        LogFormat::Text => Format::Text,
+    };
+    log::init(level, format)
+}
+
+/// Every defect on standard error, then the status for bad configuration.
+fn refuse(defects: &[Defect]) -> ExitCode {
+    let lines: String = defects.iter().map(|defect| format!("error: {defect}\n")).collect();
+    let count = match defects.len() {
+        1 => "1 defect".to_owned(),
+        n => format!("{n} defects"),
+    };
+    say(&format!("{lines}mcp-authz: {count} in the configuration; nothing is served until it is mended"))
+}
+
+/// Tells the operator why nothing was started.
+fn say(text: &str) -> ExitCode {
+    // Nobody is left to tell if standard error is gone; the status still says it.
+    drop(writeln!(std::io::stderr().lock(), "{text}"));
+    ExitCode::from(super::USAGE)
+}
+
+fn fail(what: &str, error: &dyn std::error::Error) -> ExitCode {
+    tracing::error!(error = chain(error), "Cannot start: {what}.");
+    ExitCode::from(super::USAGE)
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+async fn serve(config: &Config) -> Result<(), ExitCode> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry, clock.now_ms());
+    let state = load(&config.paths, &metrics, clock.now_ms())?;
+    let audit = open_audit(&config.audit, &metrics)?;
+    let tls = load_tls(config)?;
+    let server = bind(config, tls.clone(), &metrics).await?;
+    let admin_listener = bind_admin(config.listen.admin).await?;
+    let health = server.health();
+    let view = Arc::new(View { state: Arc::clone(&state), config: config.clone(), draining: AtomicBool::new(false) });
+    let (stop_admin, admin_stopped) = tokio::sync::oneshot::channel::<()>();
+    let pages = router(Arc::clone(&view) as Arc<dyn AdminView>, Arc::new(registry));
+    let admin = tokio::spawn(admin::serve(admin_listener, pages, metrics.clone(), async {
+        // Either way the end has come: a dropped sender is a stop as well.
+        drop(admin_stopped.await);
+    }));
+    let reloader = Reloader {
+        state: Arc::clone(&state),
+        metrics: metrics.clone(),
+        audit: Arc::clone(&audit),
+        clock: Arc::clone(&clock),
+        tls: tls.zip(tls_settings(config)),
+    };
+    let reloads = tokio::spawn(reloader.run());
+    let adapter = adapter(config, &state, &clock, &metrics, &audit);
+    health.serving().await;
+    tracing::info!(revision = state.snapshot().revision(), "Ready.");
+    let drained = server.serve(adapter, stop_signal(&view)).await.map_err(|error| fail("a listener", &error))?;
+    if drained == Drained::Cut {
+        tracing::warn!("Some calls were cut off: they did not end within timeouts.drain_ms.");
+    }
+    reloads.abort();
+    drop(stop_admin);
+    if admin.await.is_err_and(|error| error.is_panic()) {
+        tracing::error!("The admin listener panicked: a defect of mcp-authz, please report it.");
+    }
+    let written = tokio::task::spawn_blocking(move || audit.close(AUDIT_CLOSE)).await;
+    if let Ok(Err(error)) = written {
+        tracing::error!(error = chain(&error), "Audit records were lost at the end.");
+    }
+    tracing::info!("Stopped.");
+    Ok(())
+}
+
+fn load(paths: &Paths, metrics: &Metrics, now_ms: u64) -> Result<Arc<State>, ExitCode> {
+    let (state, warnings) = State::load(paths, now_ms).map_err(|defects| refuse(&defects))?;
+    warn_of(&warnings);
+    metrics.set_servers(state.snapshot().server_names());
+    metrics.config_taken(now_ms);
+    Ok(Arc::new(state))
+}
+
+fn warn_of(warnings: &[Defect]) {
+    for warning in warnings {
+        tracing::warn!(at = %warning, "The configuration is legal here, and probably not meant.");
+    }
+}
+
+fn open_audit(audit: &config::Audit, metrics: &Metrics) -> Result<Arc<AuditSink>, ExitCode> {
+    let sink = match &audit.sink {
+        AuditPlace::File(path) => Sink::File(path.clone()),
+        AuditPlace::None => Sink::None,
+        AuditPlace::Stderr => Sink::Stderr,
+        AuditPlace::Stdout => Sink::Stdout,
+    };
+    let when = if audit.fail_closed { WhenUnavailable::Deny } else { WhenUnavailable::Count };
+    let opened = AuditSink::open(&sink, when, audit.buffer_bytes_max, metrics.clone());
+    opened.map(Arc::new).map_err(|error| fail("the audit sink", &error))
+}
+
+fn tls_settings(config: &Config) -> Option<TlsSettings> {
+    config.tls.as_ref().map(|tls| TlsSettings {
+        certificate: tls.certificate.clone(),
+        key: tls.key.clone(),
+        client_ca: tls.clients.as_ref().map(|clients| clients.ca.clone()),
+        allowed_sans: tls.clients.as_ref().map(|clients| clients.allowed_sans.clone()).unwrap_or_default(),
+    })
+}
+
+fn load_tls(config: &Config) -> Result<Option<Arc<Tls>>, ExitCode> {
+    let tls = tls_settings(config).map(|settings| Tls::load(&settings)).transpose();
+    tls.map(|tls| tls.map(Arc::new)).map_err(|error| fail("TLS", &error))
+}
+
+async fn bind(config: &Config, tls: Option<Arc<Tls>>, metrics: &Metrics) -> Result<Server, ExitCode> {
+    let endpoint = |address: &GrpcAddress| match address {
+        GrpcAddress::Tcp(address) => Endpoint::Tcp(*address),
+        GrpcAddress::Unix(path) => Endpoint::Unix(path.clone()),
+    };
+    let endpoints: Vec<Endpoint> = config.listen.grpc.iter().map(endpoint).collect();
+    let settings = ServerSettings {
+        message_bytes_max: config.limits.body_bytes_max.saturating_add(MESSAGE_HEADROOM_BYTES),
+        drain: config.timeouts.drain,
+        ..ServerSettings::default()
+    };
+    let server = Server::bind(&endpoints, tls, settings, observer(metrics.clone())).await;
+    let server = server.map_err(|error| fail("a gRPC listener", &error))?;
+    for endpoint in server.endpoints() {
+        tracing::info!(service = "grpc", address = %endpoint, "Listening.");
+    }
+    Ok(server)
+}
+
+async fn bind_admin(address: SocketAddr) -> Result<TcpListener, ExitCode> {
+    let listener = TcpListener::bind(address).await.map_err(|error| fail("the admin listener", &error))?;
+    let bound = listener.local_addr().unwrap_or(address);
+    tracing::info!(service = "admin", address = %bound, "Listening.");
+    Ok(listener)
+}
+
+fn observer(metrics: Metrics) -> Observer {
+    Arc::new(move |event| match event {
+        Event::AcceptFailed | Event::ConnectionRefused | Event::ConnectionSilent => {
+            metrics.error(ErrorKind::Listener);
+            tracing::warn!(?event, "A connection to the gRPC listener failed.");
+        }
+        Event::CheckPanicked => {
+            metrics.error(ErrorKind::Panic);
+            tracing::error!("A Check panicked and was denied: a defect of mcp-authz, please report it.");
+        }
+        Event::HandshakeRefused(_) => {
+            metrics.error(ErrorKind::Tls);
+            tracing::warn!(?event, "A TLS handshake was refused.");
+        }
+        Event::ConnectionClosed | Event::ConnectionOpened => tracing::debug!(?event, "Connection."),
+    })
+}
+
+fn adapter(
+    config: &Config,
+    state: &Arc<State>,
+    clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
+    audit: &Arc<AuditSink>,
+) -> Adapter<MemoryLedger> {
+    let bounds = Bounds { counters_max: config.limits.counters_max, reservations_max: config.limits.reservations_max };
+    let counted = metrics.clone();
+    let expired = Arc::new(move |n| counted.reservations(ReservationOutcome::Expired, n));
+    let ledger = Arc::new(MemoryLedger::new(bounds, expired));
+    let counted = metrics.clone();
+    let on_leak = settle_leaks(Arc::clone(&ledger), Arc::clone(clock), move |_, how, settled| {
+        counted.reservations(ReservationOutcome::Leaked, 1);
+        match (settled, how) {
+            (Ok(Settled::Now), Settlement::Commit) => counted.reservations(ReservationOutcome::Committed, 1),
+            (Ok(Settled::Now), Settlement::Rollback(_)) => counted.reservations(ReservationOutcome::RolledBack, 1),
+            (Ok(Settled::Before(_) | Settled::Expired), _) => {}
+            (Err(error), _) => {
+                counted.error(ErrorKind::Ledger);
+                tracing::warn!(error = chain(&error), "A reservation could not be settled; its units count as spent.");
+            }
+        }
+    });
+    let engine = Engine::new(ledger, config.timeouts.lease, on_leak, metrics.clone());
+    let settings = CheckSettings {
+        body: config.limits.json(),
+        headers: config.limits.headers(),
+        checks_in_flight_max: config.limits.checks_in_flight_max,
+        check: config.timeouts.check,
+        margin: config.timeouts.margin,
+        accept_lossy_body: config.envoy.accept_lossy_body,
+    };
+    Adapter::new(engine, Arc::clone(state), Arc::clone(clock), metrics.clone(), Arc::clone(audit), settings)
+}
+
+/// Ready on SIGTERM or SIGINT. Where signals cannot be had the process is stopped by its supervisor's kill.
+async fn stop_signal(view: &View) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("Signals cannot be received; only a kill will end this process.");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("Stopping: no new connections, running Checks are answered.");
+    view.draining.store(true, Ordering::Relaxed);
+}
+
+/// Reads everything again on SIGHUP that can be read again.
+struct Reloader {
+    state: Arc<State>,
+    metrics: Metrics,
+    audit: Arc<AuditSink>,
+    clock: Arc<dyn Clock>,
+    tls: Option<(Arc<Tls>, TlsSettings)>,
+}
+
+impl Reloader {
+    async fn run(self) {
+        let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+            tracing::error!("SIGHUP cannot be received; a change of configuration needs a restart.");
+            return;
+        };
+        while hangup.recv().await.is_some() {
+            self.audit.reopen();
+            self.reload_tls();
+            let (state, now_ms) = (Arc::clone(&self.state), self.clock.now_ms());
+            // Reading and compiling may take a while with many files; Checks go on meanwhile on their own threads.
+            match tokio::task::spawn_blocking(move || state.reload(now_ms)).await {
+                Ok(outcome) => self.report(outcome, now_ms),
+                Err(error) => {
+                    self.metrics.config_refused();
+                    tracing::error!(
+                        error = chain(&error),
+                        "Configuration not reloaded: the last good one goes on serving."
+                    );
+                }
+            }
+        }
+    }
+
+    fn reload_tls(&self) {
+        let Some((tls, settings)) = &self.tls else { return };
+        if let Err(error) = tls.reload(settings) {
+            self.metrics.error(ErrorKind::Tls);
+            tracing::error!(error = chain(&error), "TLS files not reloaded: the last good ones stay in use.");
+        }
+    }
+
+    fn report(&self, outcome: Result<Reloaded, Vec<Defect>>, now_ms: u64) {
+        match outcome {
+            Err(defects) => {
+                self.metrics.config_refused();
+                self.metrics.error(ErrorKind::Config);
+                for defect in &defects {
+                    tracing::error!(at = %defect, "The new configuration has a defect.");
+                }
+                tracing::error!(
+                    defects = defects.len(),
+                    "Configuration not reloaded: the last good one goes on serving."
+                );
+            }
+            Ok(Reloaded { changed, from, to, warnings }) => {
+                warn_of(&warnings);
+                self.metrics.set_servers(self.state.snapshot().server_names());
+                self.metrics.config_taken(now_ms);
+                tracing::info!(%from, %to, changed, "Configuration reloaded.");
+            }
+        }
+    }
+}
+
+/// What the admin port shows.
+struct View {
+    state: Arc<State>,
+    config: Config,
+    draining: AtomicBool,
+}
+
+impl AdminView for View {
+    fn readiness(&self) -> Readiness {
+        // There is no process without a snapshot, so draining is the only reason not to be ready.
+        if self.draining.load(Ordering::Relaxed) { Readiness::NotReady("stopping".into()) } else { Readiness::Ready }
+    }
+
+    fn config(&self) -> Value {
+        let status = self.state.status();
+        let texts = |defects: &[Defect]| defects.iter().map(ToString::to_string).collect::<Vec<_>>();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "revision": &*status.revision,
+            "loaded_at": rfc3339(status.loaded_at_ms),
+            "reloads_ok": status.reloads_ok,
+            "reloads_failed": status.reloads_failed,
+            "defects_of_last_reload": texts(&status.defects),
+            "warnings": texts(&status.warnings),
+            "settings": self.config.to_json(),
+        })
+    }
+
+    fn policy(&self) -> Value {
+        let snapshot = self.state.snapshot();
+        let policies: Vec<Value> = snapshot
+            .policies()
+            .map(|policy| {
+                json!({
+                    "id": &**policy.id(),
+                    "digest": policy.digest().as_str(),
+                    "default": if policy.default_allows() { "allow" } else { "deny" },
+                    "tools": policy.tool_count(),
+                })
+            })
+            .collect();
+        json!({ "revision": snapshot.revision(), "policies": policies })
+    }
+}
+
+fn rfc3339(unix_ms: u64) -> String {
+    let time = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    time.map_or_else(String::new, |time| time.to_string())
+}

@@ -1,0 +1,250 @@
+//! The settings of the process: `config.yaml` from text to checked values.
+//!
+//! Owns every default, unit and range. Reads no other file; whether the files that it names exist is found out when they
+//! are loaded. Relative paths are relative to the folder of the settings file.
+
+mod read;
+mod shown;
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use mcp_authz_core::{
+    document::{Defect, Format, Report},
+    http::HeaderLimits,
+    json,
+};
+
+use crate::files;
+
+/// Everything the process is told, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: Listen,
+    /// TLS of the `tcp://` listeners; `None` for none.
+    pub tls: Option<Tls>,
+    /// Where the documents are.
+    pub paths: Paths,
+    /// Bounds on what requests may take.
+    pub limits: Limits,
+    /// Bounds on time.
+    pub timeouts: Timeouts,
+    /// What Envoy is known to do.
+    pub envoy: Envoy,
+    /// The record of decisions.
+    pub audit: Audit,
+    /// Diagnostics on standard error.
+    pub log: Log,
+    /// What is legal and probably not meant.
+    pub warnings: Vec<Defect>,
+}
+
+/// Where to listen.
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// For Envoy's Checks: one or more, all different.
+    pub grpc: Vec<GrpcAddress>,
+    /// For probes, metrics and people. Port 0 lets the system pick.
+    pub admin: SocketAddr,
+}
+
+/// An address that Envoy connects to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GrpcAddress {
+    /// `tcp://host:port`; port 0 lets the system pick.
+    Tcp(SocketAddr),
+    /// `unix:///path`
+    Unix(PathBuf),
+}
+
+impl fmt::Display for GrpcAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            GrpcAddress::Tcp(address) => write!(f, "tcp://{address}"),
+            GrpcAddress::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
+}
+
+/// TLS of the `tcp://` listeners.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// PEM file with our certificate chain.
+    pub certificate: PathBuf,
+    /// PEM file with its private key.
+    pub key: PathBuf,
+    /// Who may connect; `None` lets anybody connect who speaks TLS.
+    pub clients: Option<TlsClients>,
+}
+
+/// Who may connect with a client certificate.
+#[derive(Clone, Debug)]
+pub struct TlsClients {
+    /// PEM file with the authorities that sign client certificates.
+    pub ca: PathBuf,
+    /// Exact URI or DNS names of which a certificate must carry one; empty for any certificate of the authorities.
+    pub allowed_sans: Vec<String>,
+}
+
+/// Where the documents are.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// Folder of policies.
+    pub policies: PathBuf,
+    /// The servers file.
+    pub servers: PathBuf,
+    /// Folder of grant files.
+    pub grants: PathBuf,
+    /// Folder of upstream secrets.
+    pub credentials: PathBuf,
+}
+
+/// Bounds on what requests may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one request body: 1 KiB to 64 MiB, default 1 MiB.
+    pub body_bytes_max: usize,
+    /// Nesting of its JSON: 8 to 512, default 64.
+    pub json_depth_max: usize,
+    /// Values in its JSON: 100 to 10,000,000, default 100,000.
+    pub json_nodes_max: usize,
+    /// Checks at the same time: 1 to 1,000,000, default 1,024.
+    pub checks_in_flight_max: usize,
+    /// Bytes of all headers of a request: 1 KiB to 1 MiB, default 64 KiB.
+    pub header_bytes_max: usize,
+    /// Headers of a request: 10 to 10,000, default 200.
+    pub headers_max: usize,
+    /// Counters kept in memory: 100 to 100,000,000, default 1,000,000.
+    pub counters_max: usize,
+    /// Reservations open at the same time: 100 to 10,000,000, default 100,000.
+    pub reservations_max: usize,
+}
+
+impl Limits {
+    /// The bounds of a request body.
+    #[must_use]
+    pub fn json(&self) -> json::Limits {
+        json::Limits { bytes_max: self.body_bytes_max, depth_max: self.json_depth_max, nodes_max: self.json_nodes_max }
+    }
+
+    /// The bounds of request headers.
+    #[must_use]
+    pub fn headers(&self) -> HeaderLimits {
+        HeaderLimits { count_max: self.headers_max, bytes_max: self.header_bytes_max }
+    }
+}
+
+/// Bounds on time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// One Check from its arrival to its answer: 10 ms to 60 s, default 1 s.
+    pub check: Duration,
+    /// How long before Envoy's own deadline we answer: 0 to 10 s, default 20 ms; less than `check`.
+    pub margin: Duration,
+    /// How long a reservation waits for its response: 1 s to 1 day, default 120 s.
+    pub lease: Duration,
+    /// How long a stop waits for running Checks: 0 to 10 min, default 10 s.
+    pub drain: Duration,
+}
+
+/// What Envoy is known to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Envoy {
+    /// Whether a body handed over as text (without `pack_as_bytes`) is judged, although bytes may be lost in it.
+    pub accept_lossy_body: bool,
+}
+
+/// The record of decisions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// Where records go.
+    pub sink: AuditSink,
+    /// Whether a call is denied when its record cannot be kept.
+    pub fail_closed: bool,
+    /// Bytes of records that wait for the sink: 64 KiB to 1 GiB, default 4 MiB.
+    pub buffer_bytes_max: usize,
+}
+
+/// Where audit records go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuditSink {
+    /// Appended to this file.
+    File(PathBuf),
+    /// Nowhere.
+    None,
+    /// Standard error, between the diagnostics.
+    Stderr,
+    /// Standard output.
+    Stdout,
+}
+
+/// Diagnostics on standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The least serious messages that are written.
+    pub level: LogLevel,
+    /// How a message is written.
+    pub format: LogFormat,
+}
+
+/// How serious a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Per call.
+    Debug,
+    /// Someone must act.
+    Error,
+    /// Life cycle and changes of policy.
+    Info,
+    /// Something went wrong and was mended.
+    Warn,
+}
+
+/// How a message is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// One line for people.
+    Text,
+}
+
+const SECTIONS: &[&str] =
+    &["listen", "tls", "danger_plaintext_tcp", "paths", "limits", "timeouts", "envoy", "audit", "log"];
+
+impl Config {
+    /// Reads settings from text. `file` is how the operator names the file; relative paths in it start at `folder`.
+    ///
+    /// # Errors
+    /// Every defect, in the order of the lines.
+    pub fn parse(file: &str, bytes: &[u8], format: Format, folder: &Path) -> Result<Self, Vec<Defect>> {
+        let report = Report::read(file, bytes, format);
+        let config =
+            report.root().and_then(|root| root.fields(SECTIONS)).and_then(|fields| read::config(&fields, folder));
+        let (defects, warnings) = report.finish();
+        match config {
+            Some(config) if defects.is_empty() => Ok(Self { warnings, ..config }),
+            Some(_) | None => Err(defects),
+        }
+    }
+
+    /// Reads a settings file.
+    ///
+    /// # Errors
+    /// Every defect; a file that cannot be read is one.
+    pub fn load(path: &Path) -> Result<Self, Vec<Defect>> {
+        let name = path.display().to_string();
+        let format = Format::of_name(&name).unwrap_or(Format::Yaml);
+        let bytes = files::read(path, files::DOCUMENT_BYTES_MAX)
+            .map_err(|problem| vec![Defect::of_file(&name, problem.to_string())])?;
+        Self::parse(&name, &bytes, format, path.parent().unwrap_or(Path::new("")))
+    }
+}
+
+#[cfg(test)]
+mod tests;

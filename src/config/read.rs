@@ -1,0 +1,323 @@
+//! The sections of `config.yaml`, each read to its end before anything is refused.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use mcp_authz_core::document::{Cursor, Fields, quoted};
+
+use super::{
+    Audit, AuditSink, Config, Envoy, GrpcAddress, Limits, Listen, Log, LogFormat, LogLevel, Paths, Timeouts, Tls,
+    TlsClients,
+};
+
+pub(super) fn config(fields: &Fields<'_>, folder: &Path) -> Option<Config> {
+    // Every section is read before the first `?`, so that all of them are judged.
+    let plaintext = fields.optional("danger_plaintext_tcp").map_or(Some(false), |value| value.bool());
+    let tls = fields.optional("tls").map(|value| tls(&value, folder));
+    let encrypted = matches!(&tls, Some(Some(Tls { clients: Some(_), .. })));
+    let exposure = if encrypted || plaintext != Some(false) || matches!(tls, Some(None)) {
+        Exposure::Fine
+    } else {
+        Exposure::LoopbackOnly
+    };
+    let listen = fields.required("listen").and_then(|value| listen(&value, folder, exposure));
+    let paths = paths(fields, folder);
+    let limits = limits(fields);
+    let timeouts = timeouts(fields);
+    let envoy = envoy(fields);
+    let audit = audit(fields, folder);
+    let log = log(fields);
+    plaintext?;
+    Some(Config {
+        listen: listen?,
+        tls: tls.map_or(Some(None), |tls| tls.map(Some))?,
+        paths: paths?,
+        limits: limits?,
+        timeouts: timeouts?,
+        envoy: envoy?,
+        audit: audit?,
+        log: log?,
+        warnings: Vec::new(),
+    })
+}
+
+/// Whether Checks may be taken from the network as things stand.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Exposure {
+    Fine,
+    LoopbackOnly,
+}
+
+fn listen(value: &Cursor<'_>, folder: &Path, exposure: Exposure) -> Option<Listen> {
+    const ADDRESSES_MAX: usize = 16;
+    let fields = value.fields(&["grpc", "admin"])?;
+    let mut grpc: Vec<GrpcAddress> = Vec::new();
+    if let Some(list) = fields.required("grpc") {
+        let items = list.items().unwrap_or_default();
+        if list.is_empty_list() {
+            list.defect("must not be empty: Envoy could not ask anything");
+        } else if items.len() > ADDRESSES_MAX {
+            list.defect(format!("more than {ADDRESSES_MAX} addresses"));
+        }
+        for item in items {
+            let Some(address) = grpc_address(&item, folder) else { continue };
+            if let GrpcAddress::Tcp(tcp) = &address
+                && !tcp.ip().is_loopback()
+                && exposure == Exposure::LoopbackOnly
+            {
+                item.defect_with_hint(
+                    "Checks from the network need client certificates",
+                    "set `tls.client_ca`, listen on 127.0.0.1 or a Unix socket, or set `danger_plaintext_tcp: true`",
+                );
+            }
+            let picked_by_system = matches!(&address, GrpcAddress::Tcp(tcp) if tcp.port() == 0);
+            if grpc.contains(&address) && !picked_by_system {
+                item.defect(format!("{} is listed twice", quoted(&address.to_string())));
+            }
+            grpc.push(address);
+        }
+    }
+    let admin = fields.required("admin").and_then(|value| {
+        let address = socket_address(value.string()?);
+        if address.is_none() {
+            value.defect_with_hint("is no address to listen on", "such as `127.0.0.1:9192`");
+        }
+        if address.is_some_and(|address| !address.ip().is_loopback()) {
+            value.warn("metrics and policies can be read by anybody who reaches this address", None);
+        }
+        address
+    });
+    let clash = |address: &SocketAddr| address.port() != 0 && grpc.contains(&GrpcAddress::Tcp(*address));
+    if admin.as_ref().is_some_and(clash) {
+        value.defect("`admin` and `grpc` cannot listen on the same address");
+    }
+    Some(Listen { grpc, admin: admin? })
+}
+
+fn grpc_address(value: &Cursor<'_>, folder: &Path) -> Option<GrpcAddress> {
+    /// `sockaddr_un` has room for 107 bytes and a NUL.
+    const SOCKET_PATH_BYTES_MAX: usize = 107;
+    let text = value.string()?;
+    let address = if let Some(rest) = text.strip_prefix("tcp://") {
+        socket_address(rest).map(GrpcAddress::Tcp)
+    } else {
+        text.strip_prefix("unix://")
+            .filter(|path| !path.is_empty() && !path.contains('\0'))
+            .map(|path| GrpcAddress::Unix(folder.join(path)))
+    };
+    match &address {
+        None => value.defect_with_hint(
+            format!("{} is no address to listen on", quoted(text)),
+            "such as `tcp://127.0.0.1:9191` or `unix:///run/mcp-authz/authz.sock`",
+        ),
+        Some(GrpcAddress::Unix(path)) if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX => {
+            value.defect(format!("the path of a socket has at most {SOCKET_PATH_BYTES_MAX} bytes"));
+        }
+        Some(_) => {}
+    }
+    address
+}
+
+/// An IP address or `localhost`, and a port. Names are not resolved: that would be I/O, and an answer that changes.
+fn socket_address(text: &str) -> Option<SocketAddr> {
+    match text.strip_prefix("localhost:") {
+        Some(port) if port.bytes().all(|b| b.is_ascii_digit()) => {
+            Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port.parse().ok()?))
+        }
+        Some(_) => None,
+        None => text.parse().ok(),
+    }
+}
+
+fn tls(value: &Cursor<'_>, folder: &Path) -> Option<Tls> {
+    const SANS_MAX: usize = 1_000;
+    let fields = value.fields(&["certificate", "key", "client_ca", "allowed_sans"])?;
+    let certificate = fields.required("certificate").and_then(|value| path(&value, folder));
+    let key = fields.required("key").and_then(|value| path(&value, folder));
+    let ca = fields.optional("client_ca").map(|value| path(&value, folder));
+    let mut allowed_sans = Vec::new();
+    if let Some(list) = fields.optional("allowed_sans") {
+        if ca.is_none() {
+            list.defect("names of client certificates need `client_ca`");
+        }
+        if list.is_empty_list() {
+            list.defect_with_hint("must not be empty", "leave it out to take any certificate of `client_ca`");
+        }
+        let items = list.items()?;
+        if items.len() > SANS_MAX {
+            list.defect(format!("more than {SANS_MAX} names"));
+        }
+        for item in items {
+            let Some(text) = item.non_empty() else { continue };
+            if text.contains('*') || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+                item.defect_with_hint(
+                    format!("{} is no exact name", quoted(text)),
+                    "such as `spiffe://cluster.local/ns/mesh/sa/envoy` or `envoy.mesh.svc`; no wildcards",
+                );
+            }
+            allowed_sans.push(text.to_owned());
+        }
+    }
+    let clients = match ca {
+        None => None,
+        Some(ca) => Some(TlsClients { ca: ca?, allowed_sans }),
+    };
+    Some(Tls { certificate: certificate?, key: key?, clients })
+}
+
+fn path(value: &Cursor<'_>, folder: &Path) -> Option<PathBuf> {
+    let text = value.non_empty()?;
+    if text.contains('\0') {
+        value.defect("is no path");
+        return None;
+    }
+    Some(folder.join(text))
+}
+
+fn paths(parent: &Fields<'_>, folder: &Path) -> Option<Paths> {
+    let section = Section::of(parent, "paths", &["policies", "servers", "grants", "credentials"])?;
+    let read = |key: &str, default: &str| match section.optional(key) {
+        Some(value) => path(&value, folder),
+        None => Some(folder.join(default)),
+    };
+    let (policies, servers) = (read("policies", "policies"), read("servers", "servers.yaml"));
+    let (grants, credentials) = (read("grants", "grants"), read("credentials", "credentials"));
+    Some(Paths { policies: policies?, servers: servers?, grants: grants?, credentials: credentials? })
+}
+
+/// A section that may be left out, and then all its keys are.
+struct Section<'a>(Option<Fields<'a>>);
+
+impl<'a> Section<'a> {
+    fn of(parent: &Fields<'a>, name: &str, keys: &[&str]) -> Option<Self> {
+        match parent.optional(name) {
+            Some(value) => Some(Self(Some(value.fields(keys)?))),
+            None => Some(Self(None)),
+        }
+    }
+
+    fn optional(&self, key: &str) -> Option<Cursor<'a>> {
+        self.0.as_ref().and_then(|fields| fields.optional(key))
+    }
+
+    /// Notes a defect of the whole section.
+    fn defect(&self, message: &str) {
+        if let Some(fields) = &self.0 {
+            fields.map().defect(message);
+        }
+    }
+
+    fn number(&self, key: &str, default: u64, min: u64, max: u64) -> Option<u64> {
+        self.optional(key).map_or(Some(default), |value| value.u64_in(&(min..=max)))
+    }
+
+    fn size(&self, key: &str, default: u64, min: u64, max: u64) -> Option<usize> {
+        self.number(key, default, min, max).and_then(|value| usize::try_from(value).ok())
+    }
+
+    fn millis(&self, key: &str, default: u64, min: u64, max: u64) -> Option<Duration> {
+        self.number(key, default, min, max).map(Duration::from_millis)
+    }
+
+    /// A boolean that is false unless said otherwise.
+    fn flag(&self, key: &str) -> Option<bool> {
+        self.optional(key).map_or(Some(false), |value| value.bool())
+    }
+}
+
+fn limits(parent: &Fields<'_>) -> Option<Limits> {
+    let keys = [
+        "body_bytes_max",
+        "json_depth_max",
+        "json_nodes_max",
+        "checks_in_flight_max",
+        "header_bytes_max",
+        "headers_max",
+        "counters_max",
+        "reservations_max",
+    ];
+    let section = Section::of(parent, "limits", &keys)?;
+    let body_bytes_max = section.size("body_bytes_max", 1_048_576, 1_024, 67_108_864);
+    let json_depth_max = section.size("json_depth_max", 64, 8, 512);
+    let json_nodes_max = section.size("json_nodes_max", 100_000, 100, 10_000_000);
+    let checks_in_flight_max = section.size("checks_in_flight_max", 1_024, 1, 1_000_000);
+    let header_bytes_max = section.size("header_bytes_max", 65_536, 1_024, 1_048_576);
+    let headers_max = section.size("headers_max", 200, 10, 10_000);
+    let counters_max = section.size("counters_max", 1_000_000, 100, 100_000_000);
+    let reservations_max = section.size("reservations_max", 100_000, 100, 10_000_000);
+    Some(Limits {
+        body_bytes_max: body_bytes_max?,
+        json_depth_max: json_depth_max?,
+        json_nodes_max: json_nodes_max?,
+        checks_in_flight_max: checks_in_flight_max?,
+        header_bytes_max: header_bytes_max?,
+        headers_max: headers_max?,
+        counters_max: counters_max?,
+        reservations_max: reservations_max?,
+    })
+}
+
+fn timeouts(parent: &Fields<'_>) -> Option<Timeouts> {
+    let section = Section::of(parent, "timeouts", &["check_ms", "margin_ms", "lease_ms", "drain_ms"])?;
+    let check = section.millis("check_ms", 1_000, 10, 60_000);
+    let margin = section.millis("margin_ms", 20, 0, 10_000);
+    let lease = section.millis("lease_ms", 120_000, 1_000, 86_400_000);
+    let drain = section.millis("drain_ms", 10_000, 0, 600_000);
+    if let (Some(check), Some(margin)) = (check, margin)
+        && margin >= check
+    {
+        let (margin, check) = (margin.as_millis(), check.as_millis());
+        section.defect(&format!("`margin_ms` ({margin}) must be less than `check_ms` ({check})"));
+    }
+    Some(Timeouts { check: check?, margin: margin?, lease: lease?, drain: drain? })
+}
+
+fn envoy(parent: &Fields<'_>) -> Option<Envoy> {
+    let section = Section::of(parent, "envoy", &["accept_lossy_body"])?;
+    Some(Envoy { accept_lossy_body: section.flag("accept_lossy_body")? })
+}
+
+fn audit(parent: &Fields<'_>, folder: &Path) -> Option<Audit> {
+    let section = Section::of(parent, "audit", &["sink", "fail_closed", "buffer_bytes_max"])?;
+    let sink = section.optional("sink").map_or(Some(AuditSink::Stdout), |value| sink(&value, folder));
+    let fail_closed = section.flag("fail_closed");
+    let buffer_bytes_max = section.size("buffer_bytes_max", 4_194_304, 65_536, 1_073_741_824);
+    if sink == Some(AuditSink::None) && fail_closed == Some(true) {
+        section.defect("`fail_closed` with the sink `none` would deny every call");
+    }
+    Some(Audit { sink: sink?, fail_closed: fail_closed?, buffer_bytes_max: buffer_bytes_max? })
+}
+
+fn sink(value: &Cursor<'_>, folder: &Path) -> Option<AuditSink> {
+    match value.non_empty()? {
+        "none" => Some(AuditSink::None),
+        "stderr" => Some(AuditSink::Stderr),
+        "stdout" => Some(AuditSink::Stdout),
+        // A misspelt word must not become a file of that name.
+        text if text.contains(['/', '.']) => path(value, folder).map(AuditSink::File),
+        text => {
+            value.defect_with_hint(
+                format!("expected `stdout`, `stderr`, `none` or a path, found {}", quoted(text)),
+                "for a file beside the settings write `./` before its name",
+            );
+            None
+        }
+    }
+}
+
+fn log(parent: &Fields<'_>) -> Option<Log> {
+    let section = Section::of(parent, "log", &["level", "format"])?;
+    let level =
+        section.optional("level").map_or(Some("info"), |value| value.one_of(&["error", "warn", "info", "debug"]));
+    let format = section.optional("format").map_or(Some("text"), |value| value.one_of(&["text", "json"]));
+    let level = match level? {
+        "error" => LogLevel::Error,
+        "warn" => LogLevel::Warn,
+        "debug" => LogLevel::Debug,
+        _ => LogLevel::Info,
+    };
+    Some(Log { level, format: if format? == "json" { LogFormat::Json } else { LogFormat::Text } })
+}

@@ -1,0 +1,67 @@
+//! The effective settings as the admin port shows them.
+
+use std::{path::Path, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::{AuditSink, Config};
+
+impl Config {
+    /// Every setting with its default filled in. Holds no secret, since settings hold none.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let (limits, timeouts) = (&self.limits, &self.timeouts);
+        json!({
+            "listen": {
+                "grpc": self.listen.grpc.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "admin": self.listen.admin.to_string(),
+            },
+            "tls": self.tls.as_ref().map(|tls| json!({
+                "certificate": text(&tls.certificate),
+                "client_ca": tls.clients.as_ref().map(|clients| text(&clients.ca)),
+                "allowed_sans": tls.clients.as_ref().map(|clients| &clients.allowed_sans),
+            })),
+            "paths": {
+                "policies": text(&self.paths.policies),
+                "servers": text(&self.paths.servers),
+                "grants": text(&self.paths.grants),
+                "credentials": text(&self.paths.credentials),
+            },
+            "limits": {
+                "body_bytes_max": limits.body_bytes_max,
+                "json_depth_max": limits.json_depth_max,
+                "json_nodes_max": limits.json_nodes_max,
+                "checks_in_flight_max": limits.checks_in_flight_max,
+                "header_bytes_max": limits.header_bytes_max,
+                "headers_max": limits.headers_max,
+                "counters_max": limits.counters_max,
+                "reservations_max": limits.reservations_max,
+            },
+            "timeouts": {
+                "check_ms": ms(timeouts.check),
+                "margin_ms": ms(timeouts.margin),
+                "lease_ms": ms(timeouts.lease),
+                "drain_ms": ms(timeouts.drain),
+            },
+            "envoy": { "accept_lossy_body": self.envoy.accept_lossy_body },
+            "audit": {
+                "sink": match &self.audit.sink {
+                    AuditSink::File(path) => text(path),
+                    AuditSink::None => "none".to_owned(),
+                    AuditSink::Stderr => "stderr".to_owned(),
+                    AuditSink::Stdout => "stdout".to_owned(),
+                },
+                "fail_closed": self.audit.fail_closed,
+                "buffer_bytes_max": self.audit.buffer_bytes_max,
+            },
+        })
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

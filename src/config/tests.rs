@@ -1,0 +1,247 @@
+use super::*;
+
+const LISTEN: &str = "listen: {grpc: ['tcp://127.0.0.1:0'], admin: '127.0.0.1:0'}\n";
+
+fn parse(text: &str) -> Result<Config, Vec<Defect>> {
+    Config::parse("config.yaml", text.as_bytes(), Format::Yaml, Path::new("/etc/x"))
+}
+
+/// Settings with a good `listen` and the given text after it.
+fn with(more: &str) -> Config {
+    parse(&format!("{LISTEN}{more}")).unwrap_or_else(|defects| panic!("{defects:?}"))
+}
+
+fn defects(text: &str) -> Vec<String> {
+    let defects = parse(text).expect_err(text);
+    defects.iter().map(|d| d.to_string().replacen("config.yaml:", "", 1)).collect()
+}
+
+fn defects_with(more: &str) -> Vec<String> {
+    defects(&format!("{LISTEN}{more}"))
+}
+
+#[test]
+fn every_setting_has_its_default() {
+    let config = with("");
+    assert_eq!(config.listen.grpc, [GrpcAddress::Tcp("127.0.0.1:0".parse().unwrap())]);
+    assert!(config.tls.is_none());
+    assert_eq!(config.paths.policies, Path::new("/etc/x/policies"));
+    assert_eq!(config.paths.servers, Path::new("/etc/x/servers.yaml"));
+    assert_eq!(config.paths.grants, Path::new("/etc/x/grants"));
+    assert_eq!(config.paths.credentials, Path::new("/etc/x/credentials"));
+    let limits = Limits {
+        body_bytes_max: 1_048_576,
+        json_depth_max: 64,
+        json_nodes_max: 100_000,
+        checks_in_flight_max: 1_024,
+        header_bytes_max: 65_536,
+        headers_max: 200,
+        counters_max: 1_000_000,
+        reservations_max: 100_000,
+    };
+    assert_eq!(config.limits, limits);
+    let timeouts = [config.timeouts.check, config.timeouts.margin, config.timeouts.lease, config.timeouts.drain];
+    assert_eq!(timeouts.map(|time| time.as_millis()), [1_000, 20, 120_000, 10_000]);
+    assert!(!config.envoy.accept_lossy_body);
+    assert_eq!(config.audit, Audit { sink: AuditSink::Stdout, fail_closed: false, buffer_bytes_max: 4_194_304 });
+    assert_eq!(config.log, Log { level: LogLevel::Info, format: LogFormat::Text });
+}
+
+#[test]
+fn every_setting_is_read() {
+    let config = parse(
+        "listen:
+  grpc: ['tcp://0.0.0.0:9191', 'unix:///run/a.sock', 'unix://b.sock', 'tcp://[::1]:1', 'tcp://localhost:2']
+  admin: '[::1]:9192'
+tls: {certificate: tls/tls.crt, key: /k, client_ca: ca, allowed_sans: ['spiffe://c/ns/mesh/sa/envoy']}
+danger_plaintext_tcp: false
+paths: {policies: p, servers: /s.yaml, grants: ../g, credentials: c}
+limits: {body_bytes_max: 1024, json_depth_max: 8, json_nodes_max: 100, checks_in_flight_max: 1, header_bytes_max: 1024, headers_max: 10, counters_max: 100, reservations_max: 101}
+timeouts: {check_ms: 10, margin_ms: 9, lease_ms: 1000, drain_ms: 0}
+envoy: {accept_lossy_body: true}
+audit: {sink: audit.jsonl, fail_closed: true, buffer_bytes_max: 65536}
+log: {level: debug, format: json}
+",
+    )
+    .unwrap();
+    assert_eq!(config.warnings, []);
+    assert_eq!(
+        config.listen.grpc.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["tcp://0.0.0.0:9191", "unix:///run/a.sock", "unix:///etc/x/b.sock", "tcp://[::1]:1", "tcp://127.0.0.1:2"]
+    );
+    let tls = config.tls.unwrap();
+    assert_eq!((tls.certificate.as_path(), tls.key.as_path()), (Path::new("/etc/x/tls/tls.crt"), Path::new("/k")));
+    let clients = tls.clients.unwrap();
+    assert_eq!(clients.ca, Path::new("/etc/x/ca"));
+    assert_eq!(clients.allowed_sans, ["spiffe://c/ns/mesh/sa/envoy"]);
+    assert_eq!(config.paths.policies, Path::new("/etc/x/p"));
+    assert_eq!(config.paths.servers, Path::new("/s.yaml"));
+    assert_eq!(config.limits.reservations_max, 101);
+    assert_eq!((config.limits.json().depth_max, config.limits.headers().count_max), (8, 10));
+    assert_eq!(config.timeouts.margin, Duration::from_millis(9));
+    assert!(config.envoy.accept_lossy_body && config.audit.fail_closed);
+    assert_eq!(config.audit.sink, AuditSink::File("/etc/x/audit.jsonl".into()));
+    assert_eq!(config.log, Log { level: LogLevel::Debug, format: LogFormat::Json });
+}
+
+#[test]
+fn every_number_has_a_range() {
+    for (section, key, min, max) in [
+        ("limits", "body_bytes_max", 1_024, 67_108_864),
+        ("limits", "json_depth_max", 8, 512),
+        ("limits", "json_nodes_max", 100, 10_000_000),
+        ("limits", "checks_in_flight_max", 1, 1_000_000),
+        ("limits", "header_bytes_max", 1_024, 1_048_576),
+        ("limits", "headers_max", 10, 10_000),
+        ("limits", "counters_max", 100, 100_000_000),
+        ("limits", "reservations_max", 100, 10_000_000),
+        ("timeouts", "check_ms", 21, 60_000),
+        ("timeouts", "margin_ms", 0, 999),
+        ("timeouts", "lease_ms", 1_000, 86_400_000),
+        ("timeouts", "drain_ms", 0, 600_000),
+        ("audit", "buffer_bytes_max", 65_536, 1_073_741_824_i64),
+    ] {
+        for (value, fits) in [(min, true), (max, true), (min - 1, false), (max + 1, false)] {
+            let text = format!("{LISTEN}{section}: {{{key}: {value}}}\n");
+            assert_eq!(parse(&text).is_ok(), fits, "{text}");
+        }
+    }
+    assert_eq!(
+        defects_with("limits: {json_depth_max: 513, headers_max: '10'}\n"),
+        [
+            "2: /limits/headers_max: expected a whole number from 10 to 10000, found a string (write it without quotes and units)",
+            "2: /limits/json_depth_max: expected a whole number from 8 to 512, found `513`",
+        ]
+    );
+    assert_eq!(
+        defects_with("timeouts: {check_ms: 20}\n"),
+        ["2: /timeouts: `margin_ms` (20) must be less than `check_ms` (20)"]
+    );
+}
+
+#[test]
+fn every_defect_of_every_section_is_told_at_once() {
+    assert_eq!(
+        defects(
+            "listne: 1
+tls: {certificate: ''}
+danger_plaintext_tcp: yes
+paths: {policy: x}
+limits: []
+timeouts: {check_ms: 1s}
+envoy: {accept_lossy_body: 1}
+audit: {sink: stdot}
+log: {level: verbose, format: xml}
+"
+        ),
+        [
+            "1: unknown key `listne` (did you mean `listen`?)",
+            "1: missing key `listen`",
+            "2: /tls: missing key `key`",
+            "2: /tls/certificate: must not be empty",
+            "3: /danger_plaintext_tcp: expected `true` or `false`, found a string (only these two words, unquoted)",
+            "4: /paths: unknown key `policy` (known: `policies`, `servers`, `grants`, `credentials`)",
+            "5: /limits: expected a map, found a list",
+            "6: /timeouts/check_ms: expected a whole number from 10 to 60000, found a string (write it without quotes and units)",
+            "7: /envoy/accept_lossy_body: expected `true` or `false`, found a number",
+            "8: /audit/sink: expected `stdout`, `stderr`, `none` or a path, found `stdot` (for a file beside the settings write `./` before its name)",
+            "9: /log/format: expected one of `text`, `json`, found `xml`",
+            "9: /log/level: expected one of `error`, `warn`, `info`, `debug`, found `verbose`",
+        ]
+    );
+    assert_eq!(defects("5"), ["1: expected a map, found a number"]);
+    assert_eq!(
+        defects_with("audit: {sink: none, fail_closed: true}\n"),
+        ["2: /audit: `fail_closed` with the sink `none` would deny every call"]
+    );
+}
+
+#[test]
+fn addresses_are_literal() {
+    let listen = |grpc: &str| defects(&format!("listen: {{admin: '127.0.0.1:1', grpc: {grpc}}}"));
+    for address in [
+        "127.0.0.1:1",
+        "tcp://127.0.0.1",
+        "tcp://example.com:1",
+        "tcp://:1",
+        "tcp://127.0.0.1:65536",
+        "unix://",
+        "http://x",
+        "tcp://localhost:+1",
+        "",
+    ] {
+        assert_eq!(
+            listen(&format!("['{address}']")),
+            [format!(
+                "1: /listen/grpc/0: `{address}` is no address to listen on (such as `tcp://127.0.0.1:9191` or `unix:///run/mcp-authz/authz.sock`)"
+            )]
+        );
+    }
+    assert_eq!(listen("[]"), ["1: /listen/grpc: must not be empty: Envoy could not ask anything"]);
+    assert_eq!(listen("['unix:///a', 'unix:///a']"), ["1: /listen/grpc/1: `unix:///a` is listed twice"]);
+    assert_eq!(listen("['tcp://127.0.0.1:1']"), ["1: /listen: `admin` and `grpc` cannot listen on the same address"]);
+    let many = |count: usize| vec!["'tcp://127.0.0.1:0'"; count].join(", ");
+    assert!(parse(&format!("listen: {{admin: '127.0.0.1:0', grpc: [{}]}}", many(16))).is_ok());
+    assert_eq!(listen(&format!("[{}]", many(17))), ["1: /listen/grpc: more than 16 addresses"]);
+    let socket = |bytes: usize| format!("['unix:///{}']", "a".repeat(bytes - 1));
+    assert!(parse(&format!("listen: {{admin: '127.0.0.1:0', grpc: {}}}", socket(107))).is_ok());
+    assert_eq!(listen(&socket(108)), ["1: /listen/grpc/0: the path of a socket has at most 107 bytes"]);
+    assert_eq!(
+        defects("listen: {grpc: [5], admin: 'example.com:1'}"),
+        [
+            "1: /listen/admin: is no address to listen on (such as `127.0.0.1:9192`)",
+            "1: /listen/grpc/0: expected a string, found a number (quote it)"
+        ]
+    );
+}
+
+#[test]
+fn checks_from_the_network_need_client_certificates() {
+    let text = |more: &str| format!("listen: {{grpc: ['tcp://0.0.0.0:1'], admin: '127.0.0.1:2'}}\n{more}");
+    let refused = [
+        "1: /listen/grpc/0: Checks from the network need client certificates (set `tls.client_ca`, listen on 127.0.0.1 or a Unix socket, or set `danger_plaintext_tcp: true`)",
+    ];
+    assert_eq!(defects(&text("")), refused);
+    assert_eq!(defects(&text("tls: {certificate: c, key: k}")), refused);
+    assert!(parse(&text("tls: {certificate: c, key: k, client_ca: a}")).is_ok());
+    assert!(parse(&text("danger_plaintext_tcp: true")).is_ok());
+}
+
+#[test]
+fn names_in_client_certificates_are_exact() {
+    let tls = |more: &str| defects_with(&format!("tls: {{certificate: c, key: k{more}}}"));
+    assert_eq!(tls(", allowed_sans: [a]"), ["2: /tls/allowed_sans: names of client certificates need `client_ca`"]);
+    assert_eq!(
+        tls(", client_ca: a, allowed_sans: []"),
+        ["2: /tls/allowed_sans: must not be empty (leave it out to take any certificate of `client_ca`)"]
+    );
+    assert_eq!(
+        tls(", client_ca: a, allowed_sans: ['*.x', 'a b', '']"),
+        [
+            "2: /tls/allowed_sans/0: `*.x` is no exact name (such as `spiffe://cluster.local/ns/mesh/sa/envoy` or `envoy.mesh.svc`; no wildcards)",
+            "2: /tls/allowed_sans/1: `a b` is no exact name (such as `spiffe://cluster.local/ns/mesh/sa/envoy` or `envoy.mesh.svc`; no wildcards)",
+            "2: /tls/allowed_sans/2: must not be empty",
+        ]
+    );
+}
+
+#[test]
+fn an_open_admin_address_is_a_warning() {
+    let warnings = parse("listen: {grpc: ['tcp://127.0.0.1:1'], admin: '0.0.0.0:2'}").unwrap().warnings;
+    assert_eq!(
+        warnings[0].to_string(),
+        "config.yaml:1: /listen/admin: metrics and policies can be read by anybody who reaches this address"
+    );
+}
+
+#[test]
+fn a_settings_file_that_cannot_be_read_is_a_defect() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.yaml");
+    let problem = |path: &Path| Config::load(path).unwrap_err()[0].to_string();
+    assert_eq!(problem(&path), format!("{}: cannot be read: no such file or directory", path.display()));
+    assert_eq!(problem(folder.path()), format!("{}: is not a regular file", folder.path().display()));
+    std::fs::write(&path, LISTEN).unwrap();
+    let config = Config::load(&path).unwrap();
+    assert_eq!(config.paths.policies, folder.path().join("policies"));
+}

@@ -1,0 +1,49 @@
+//! A policy applied to one message: which part of the policy answers for which method.
+
+use crate::decision::{Decision, Denial, Reason, Rule};
+use crate::mcp::{Body, Group, Message, Method, is_plain_tool_name};
+use crate::policy::{Policy, no_policy};
+use crate::principal::Principal;
+
+/// Judges one sound message of an authenticated principal.
+///
+/// A principal without a policy may do nothing. With one, a `tools/call` gets the full evaluation. Version "1" of the
+/// policy language has no rules for other methods: handshake, lists and what belongs to a running session pass, since
+/// denying them breaks clients without protecting a tool; every method that reads, subscribes or changes something by
+/// name passes only where the policy's default is `allow`.
+#[must_use]
+pub fn judge(policy: Option<&Policy>, who: &Principal, server: &str, message: &Message<'_>) -> Decision {
+    let Some(policy) = policy else { return Decision::Deny(no_policy()) };
+    match message.body {
+        Body::ToolCall(call) => {
+            let name = call.name();
+            // A name outside the specification's alphabet can be read as another one by an upstream that trims or
+            // normalizes; only a policy that spells it out may let it pass.
+            if !is_plain_tool_name(&name) && !policy.names_tool(&name) {
+                return Decision::Deny(Denial {
+                    reason: Reason::DefaultDeny,
+                    rule: Rule::built_in("(default deny)"),
+                    message: "The tool's name has characters that MCP does not allow, and no policy lists it".into(),
+                    retry_after_ms: None,
+                });
+            }
+            policy.decide(who, server, &name, call.arguments)
+        }
+        Body::Request(method) => judge_method(policy, method),
+        Body::Notification(_) | Body::Response => Decision::Proceed(Vec::new()),
+    }
+}
+
+fn judge_method(policy: &Policy, method: Method) -> Decision {
+    match method.group() {
+        Group::Handshake | Group::List | Group::Notification => Decision::Proceed(Vec::new()),
+        // A tool call is judged above; reached here it would skip the rules, so it is treated like any named method.
+        Group::Named | Group::Tool if policy.default_allows() => Decision::Proceed(Vec::new()),
+        Group::Named | Group::Tool => Decision::Deny(Denial {
+            reason: Reason::MethodDenied,
+            rule: Rule::built_in("(default deny)"),
+            message: format!("Method {} is not permitted by policy", method.name()).into(),
+            retry_after_ms: None,
+        }),
+    }
+}

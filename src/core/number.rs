@@ -1,0 +1,224 @@
+//! Exact decimal numbers, read from the text of a JSON literal and never through `f64`.
+//!
+//! `9007199254740993` and `9007199254740992` are one `f64`; a limit that cannot tell them apart is not a limit. Literals
+//! that other parsers read as infinity, as zero or not at all have no place in an ordering: they do not parse here, and
+//! whoever asked fails closed.
+
+use std::cmp::Ordering;
+
+/// Longest literal that is read; a longer one compares with nothing.
+pub const LITERAL_CHARS_MAX: usize = 64;
+
+/// Largest power of ten of the leading digit that compares, and its negative the smallest: the range of a binary64, beyond
+/// which servers read infinity or zero.
+pub const MAGNITUDE_MAX: i32 = 307;
+
+/// Largest amount that a counter takes: 2^52, so that the sum of two amounts is exact in every store.
+pub const AMOUNT_MAX: u64 = 1 << 52;
+
+/// A decimal number of at most [`LITERAL_CHARS_MAX`] digits.
+///
+/// The value is `0.d₁d₂…dₙ × 10^point`, without leading or trailing zeros in the digits; zero has no digits and no sign.
+#[derive(Clone, Copy, Debug)]
+pub struct Decimal {
+    negative: bool,
+    digits: [u8; LITERAL_CHARS_MAX],
+    len: usize,
+    point: i32,
+}
+
+/// Why a number is not an amount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AmountError {
+    /// Below zero. Never a credit.
+    #[error("the amount is negative")]
+    Negative,
+    /// Above [`AMOUNT_MAX`].
+    #[error("the amount is larger than 2^52")]
+    TooLarge,
+    /// No number, or a literal that does not parse as a [`Decimal`].
+    #[error("the amount is not a number that can be read exactly")]
+    Unreadable,
+}
+
+impl Decimal {
+    /// Reads a literal by the grammar of RFC 8259.
+    ///
+    /// `None` for anything else, for more than [`LITERAL_CHARS_MAX`] characters and for an exponent of more than four
+    /// digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() > LITERAL_CHARS_MAX {
+            return None;
+        }
+        let (negative, rest) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
+        let (mantissa, exponent) = match rest.split_once(['e', 'E']) {
+            Some((mantissa, exponent)) => (mantissa, read_exponent(exponent)?),
+            None => (rest, 0),
+        };
+        let (whole, fraction) = match mantissa.split_once('.') {
+            Some((whole, fraction)) => (whole, Some(fraction)),
+            None => (mantissa, None),
+        };
+        if !is_digits(whole) || (whole.len() > 1 && whole.starts_with('0')) || fraction.is_some_and(|f| !is_digits(f)) {
+            return None;
+        }
+        let mut number = Self { negative, digits: [0; LITERAL_CHARS_MAX], len: 0, point: exponent };
+        number.point = number.point.checked_add(i32::try_from(whole.len()).ok()?)?;
+        for byte in whole.bytes().chain(fraction.unwrap_or_default().bytes()) {
+            number.push(byte)?;
+        }
+        number.trim();
+        Some(number)
+    }
+
+    /// Whether the number can take part in a comparison: zero, or of a magnitude that every server reads alike.
+    #[must_use]
+    pub fn is_comparable(&self) -> bool {
+        let magnitude = self.point.saturating_sub(1);
+        self.len == 0 || (-MAGNITUDE_MAX..=MAGNITUDE_MAX).contains(&magnitude)
+    }
+
+    /// The whole units of an amount: a fraction counts as a whole unit more, so that ten calls of 0.1 are not free.
+    ///
+    /// # Errors
+    /// [`AmountError`]: the number is below zero or above [`AMOUNT_MAX`].
+    pub fn to_amount(&self) -> Result<u64, AmountError> {
+        if self.negative {
+            return Err(AmountError::Negative);
+        }
+        if self.len == 0 {
+            return Ok(0);
+        }
+        let Ok(whole) = usize::try_from(self.point) else { return Ok(1) };
+        // 2^52 has 16 digits.
+        if whole > 16 {
+            return Err(AmountError::TooLarge);
+        }
+        let mut amount = 0u64;
+        for index in 0..whole {
+            let digit = self.significant().get(index).copied().unwrap_or(0);
+            amount = amount.saturating_mul(10).saturating_add(u64::from(digit));
+        }
+        if self.len > whole {
+            amount = amount.saturating_add(1);
+        }
+        if amount > AMOUNT_MAX { Err(AmountError::TooLarge) } else { Ok(amount) }
+    }
+
+    /// The number as Go's `%v` prints the same float, for `compat: lenient`: `5`, `1.5`, `1e+06`.
+    pub(crate) fn go_text(&self) -> String {
+        let sign = if self.negative { "-" } else { "" };
+        let digit = |index: usize| self.significant().get(index).map_or('0', |d| char::from(b'0'.saturating_add(*d)));
+        let exponent = self.point.saturating_sub(1);
+        let mut out = String::from(sign);
+        if self.len == 0 {
+            out.push('0');
+        } else if !(-4..6).contains(&exponent) {
+            out.push(digit(0));
+            for index in 1..self.len {
+                out.push_str(if index == 1 { "." } else { "" });
+                out.push(digit(index));
+            }
+            let sign = if exponent < 0 { '-' } else { '+' };
+            out.push_str(&format!("e{sign}{:02}", exponent.unsigned_abs()));
+        } else if let Ok(whole) = usize::try_from(self.point) {
+            (0..whole).for_each(|index| out.push(digit(index)));
+            out.push_str(if whole == 0 { "0" } else { "" });
+            (whole..self.len).for_each(|index| {
+                out.push_str(if index == whole { "." } else { "" });
+                out.push(digit(index));
+            });
+        } else {
+            out.push_str("0.");
+            (self.point..0).for_each(|_| out.push('0'));
+            (0..self.len).for_each(|index| out.push(digit(index)));
+        }
+        out
+    }
+
+    fn significant(&self) -> &[u8] {
+        self.digits.get(..self.len).unwrap_or_default()
+    }
+
+    /// Appends a digit; leading zeros only move the point.
+    fn push(&mut self, byte: u8) -> Option<()> {
+        if self.len == 0 && byte == b'0' {
+            self.point = self.point.checked_sub(1)?;
+            return Some(());
+        }
+        *self.digits.get_mut(self.len)? = byte.saturating_sub(b'0');
+        self.len = self.len.saturating_add(1);
+        Some(())
+    }
+
+    fn trim(&mut self) {
+        while self.significant().last() == Some(&0) {
+            self.len = self.len.saturating_sub(1);
+        }
+        if self.len == 0 {
+            self.negative = false;
+            self.point = 0;
+        }
+    }
+}
+
+impl PartialEq for Decimal {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Decimal {}
+
+impl PartialOrd for Decimal {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Decimal {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let sign = |number: &Self| match (number.len, number.negative) {
+            (0, _) => 0i8,
+            (_, true) => -1,
+            (_, false) => 1,
+        };
+        let (mine, theirs) = (sign(self), sign(other));
+        let size = self.point.cmp(&other.point).then_with(|| self.significant().cmp(other.significant()));
+        match mine.cmp(&theirs) {
+            Ordering::Equal if mine < 0 => size.reverse(),
+            Ordering::Equal if mine > 0 => size,
+            order @ (Ordering::Equal | Ordering::Greater | Ordering::Less) => order,
+        }
+    }
+}
+
+/// Reads the amount that a literal states.
+///
+/// # Errors
+/// [`AmountError`]: why the literal is no amount.
+pub fn amount(text: &str) -> Result<u64, AmountError> {
+    Decimal::parse(text).ok_or(AmountError::Unreadable)?.to_amount()
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// An optional sign and one to four digits; more zeros in front do no harm.
+fn read_exponent(text: &str) -> Option<i32> {
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let short = digits.trim_start_matches('0');
+    if !is_digits(digits) || short.len() > 4 {
+        return None;
+    }
+    let value: i32 = if short.is_empty() { 0 } else { short.parse().ok()? };
+    Some(if negative { value.saturating_neg() } else { value })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,305 @@
+//! The policy language: what a document says of one call.
+//!
+//! A policy is compiled once, whole and strictly; what it cannot enforce it refuses to load. Evaluation then is one hash
+//! lookup of the tool and its own rules in document order: hidden, default, every `require`, every `deny_if`, limits.
+//! Nothing here counts: limits become charges, which a ledger holds all or none.
+
+#[expect(clippy::disallowed_types, reason = "looked up, never iterated")]
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::decision::{Charge, Decision, Denial, PolicyDigest, Reason, Rule, pointer};
+use crate::document::{Defect, Format};
+use crate::json::Value;
+use crate::principal::Principal;
+
+mod compile;
+mod condition;
+mod explain;
+mod limit;
+mod value;
+
+pub use compile::{
+    CONDITIONS_MAX, CONDITIONS_PER_RULE_MAX, LIMITS_MAX, MESSAGE_CHARS_MAX, NAME_CHARS_MAX, PATH_SEGMENTS_MAX,
+    PATTERNS_MAX, POLICY_BYTES_MAX, RULES_MAX, SEGMENT_CHARS_MAX, TOOLS_MAX, VALUES_MAX,
+};
+pub use condition::Truth;
+pub use explain::{ConditionStep, Explanation, Step, StepKind, StepOutcome};
+
+use condition::{Compat, Condition};
+use limit::Limit;
+
+/// A policy document as it was read.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// Name of the policy: the stem of its file.
+    pub id: &'a str,
+    /// The file as the operator names it, for defects.
+    pub file: &'a str,
+    /// The whole document.
+    pub bytes: &'a [u8],
+    /// Its syntax.
+    pub format: Format,
+}
+
+/// A policy that may be served, and what its author should know.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The policy.
+    pub policy: Policy,
+    /// What is legal and probably not meant.
+    pub warnings: Vec<Defect>,
+}
+
+/// One compiled policy. Immutable.
+#[derive(Debug)]
+pub struct Policy {
+    id: Arc<str>,
+    digest: PolicyDigest,
+    default: Unlisted,
+    compat: Compat,
+    hides_all: bool,
+    #[expect(clippy::disallowed_types, reason = "looked up, never iterated")]
+    tools: HashMap<Box<str>, Entry>,
+    tool_count: usize,
+    /// Limits of `all_tools`.
+    limits: Box<[Limit]>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unlisted {
+    Allow,
+    Deny,
+}
+
+/// What a policy says of a tool by name.
+#[derive(Debug)]
+enum Entry {
+    Hidden,
+    Listed(Tool),
+}
+
+#[derive(Debug)]
+struct Tool {
+    require: Box<[Conditions]>,
+    deny_if: Box<[Conditions]>,
+    limits: Box<[Limit]>,
+}
+
+/// One rule of `require` or `deny_if`.
+#[derive(Debug)]
+struct Conditions {
+    all: Box<[Condition]>,
+    on_deny: Option<Arc<str>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Section {
+    DenyIf,
+    Require,
+}
+
+impl Section {
+    const fn name(self) -> &'static str {
+        match self {
+            Section::DenyIf => "deny_if",
+            Section::Require => "require",
+        }
+    }
+}
+
+/// Where a rule stands: enough to name it when it denies, so that allowing costs nothing.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    tool: &'a str,
+    section: Section,
+    rule: usize,
+}
+
+impl Policy {
+    /// Reads and compiles a document.
+    ///
+    /// # Errors
+    /// Every defect of the document, each with its line and pointer.
+    pub fn compile(source: &Source<'_>) -> Result<Compiled, Vec<Defect>> {
+        compile::compile(source, None)
+    }
+
+    /// As [`Policy::compile`], under `compat: lenient` whatever the document says.
+    pub(crate) fn compile_lenient(source: &Source<'_>) -> Result<Compiled, Vec<Defect>> {
+        compile::compile(source, Some(Compat::Lenient))
+    }
+
+    /// The name of the policy.
+    #[must_use]
+    pub fn id(&self) -> &Arc<str> {
+        &self.id
+    }
+
+    /// Digest of the document's bytes.
+    #[must_use]
+    pub fn digest(&self) -> &PolicyDigest {
+        &self.digest
+    }
+
+    /// Whether a tool that the policy does not name may be called.
+    #[must_use]
+    pub fn default_allows(&self) -> bool {
+        self.default == Unlisted::Allow
+    }
+
+    /// How many tools have an entry under `tools`.
+    #[must_use]
+    pub fn tool_count(&self) -> usize {
+        self.tool_count
+    }
+
+    /// Whether the policy names the tool, under `tools` or `hide`.
+    #[must_use]
+    pub fn names_tool(&self, tool: &str) -> bool {
+        self.tools.contains_key(tool)
+    }
+
+    /// Judges one `tools/call`. `arguments` is `params.arguments`, or `None` where the call has none.
+    ///
+    /// A function of its arguments: the same call gets the same decision until another document is compiled.
+    #[must_use]
+    pub fn decide(&self, who: &Principal, _server: &str, tool: &str, arguments: Option<Value<'_>>) -> Decision {
+        match self.find(tool).and_then(|rules| self.pass(who, tool, rules, arguments)) {
+            Ok(charges) => Decision::Proceed(charges),
+            Err(denial) => Decision::Deny(denial),
+        }
+    }
+
+    /// Whether some call of the tool could pass: what a list of tools may show.
+    ///
+    /// The same steps as [`Policy::decide`] with every argument unknown. Rules that contradict each other are not seen.
+    #[must_use]
+    pub fn is_visible(&self, tool: &str) -> bool {
+        let own = match self.find(tool) {
+            Ok(rules) => rules.map_or(&[][..], |rules| &rules.limits),
+            Err(_) => return false,
+        };
+        own.iter().chain(&*self.limits).all(Limit::can_pass)
+    }
+
+    /// Judges one `tools/call` and tells what every step and condition said of it. Shows values of the policy and types
+    /// of the arguments; for the one who asks on the command line, never for a log.
+    #[must_use]
+    pub fn explain(&self, who: &Principal, server: &str, tool: &str, arguments: Option<Value<'_>>) -> Explanation {
+        explain::explain(self, who, server, tool, arguments)
+    }
+
+    /// The rules of a tool that may be called at all.
+    fn find(&self, tool: &str) -> Result<Option<&Tool>, Denial> {
+        let entry = if self.hides_all { Some(&Entry::Hidden) } else { self.tools.get(tool) };
+        let refuse = |reason, rule, text| {
+            let message = Arc::from(format!("Tool \"{tool}\" is {text} by policy"));
+            Err(Denial { reason, rule: Rule::built_in(rule), message, retry_after_ms: None })
+        };
+        match (entry, self.default) {
+            (Some(Entry::Hidden), _) => refuse(Reason::Hidden, "(hidden)", "hidden"),
+            (Some(Entry::Listed(rules)), _) => Ok(Some(rules)),
+            (None, Unlisted::Allow) => Ok(None),
+            (None, Unlisted::Deny) => refuse(Reason::DefaultDeny, "(default deny)", "not permitted"),
+        }
+    }
+
+    fn pass(
+        &self,
+        who: &Principal,
+        tool: &str,
+        rules: Option<&Tool>,
+        arguments: Option<Value<'_>>,
+    ) -> Result<Vec<Charge>, Denial> {
+        let own = if let Some(rules) = rules {
+            self.check(tool, rules, arguments)?;
+            &rules.limits[..]
+        } else {
+            &[]
+        };
+        let charge = |limit: &Limit, per_tool| limit.charge(&self.id, per_tool, who, arguments, self.compat);
+        let mut charges = Vec::new();
+        if !own.is_empty() || !self.limits.is_empty() {
+            charges.reserve_exact(own.len().saturating_add(self.limits.len()));
+        }
+        for limit in own {
+            charges.push(charge(limit, Some(tool))?);
+        }
+        for limit in &self.limits {
+            charges.push(charge(limit, None)?);
+        }
+        Ok(charges)
+    }
+
+    /// Every rule of `require`, then every rule of `deny_if`; the first that denies answers.
+    fn check(&self, tool: &str, rules: &Tool, arguments: Option<Value<'_>>) -> Result<(), Denial> {
+        for (rule, conditions) in rules.require.iter().enumerate() {
+            if let Some((index, reason)) = conditions.unmet(arguments, self.compat) {
+                return Err(conditions.denial(Place { tool, section: Section::Require, rule }, index, reason));
+            }
+        }
+        for (rule, conditions) in rules.deny_if.iter().enumerate() {
+            if let Some(reason) = conditions.hit(arguments, self.compat) {
+                return Err(conditions.denial(Place { tool, section: Section::DenyIf, rule }, 0, reason));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Conditions {
+    /// In `require`: the first condition that does not hold.
+    fn unmet(&self, arguments: Option<Value<'_>>, compat: Compat) -> Option<(usize, Reason)> {
+        self.all.iter().enumerate().find_map(|(index, condition)| match condition.judge(arguments, compat) {
+            Truth::Holds => None,
+            Truth::Fails | Truth::Missing => Some((index, Reason::Requirement)),
+            Truth::Unjudged => Some((index, Reason::TypeMismatch)),
+        })
+    }
+
+    /// In `deny_if`: whether all conditions hold, or one of them cannot be judged. The latter counts even beside one that
+    /// fails, so that the order of conditions never matters and a caller cannot choose a type to slip past a rule.
+    fn hit(&self, arguments: Option<Value<'_>>, compat: Compat) -> Option<Reason> {
+        let mut reason = Some(Reason::Condition);
+        for condition in &self.all {
+            match condition.judge(arguments, compat) {
+                Truth::Fails | Truth::Missing => reason = None,
+                Truth::Holds => {}
+                Truth::Unjudged => return Some(Reason::TypeMismatch),
+            }
+        }
+        reason
+    }
+
+    fn denial(&self, place: Place<'_>, condition: usize, reason: Reason) -> Denial {
+        let rule = self.rule(place, condition);
+        let message = self.on_deny.clone().unwrap_or_else(|| default_message(&rule.pointer));
+        Denial { reason, rule, message, retry_after_ms: None }
+    }
+
+    fn rule(&self, place: Place<'_>, index: usize) -> Rule {
+        let section = place.section.name();
+        let short = self.all.get(index).map_or_else(String::new, |condition| {
+            let name = format!("{}-{}", condition.path.text(), condition.test.operator());
+            pointer(&["tools", place.tool, section, &name])
+        });
+        let (rule, condition) = (place.rule.to_string(), index.to_string());
+        let exact = pointer(&["tools", place.tool, section, &rule, "conditions", &condition]);
+        Rule { pointer: short.into(), exact: Some(exact.into()) }
+    }
+}
+
+/// The refusal of a caller to whom no policy is bound.
+#[must_use]
+pub fn no_policy() -> Denial {
+    Denial::built_in(Reason::NoPolicy)
+}
+
+/// What the agent is told by a rule without `on_deny`.
+fn default_message(pointer: &str) -> Arc<str> {
+    format!("Call denied by policy rule {pointer}").into()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,425 @@
+//! From a document to a policy: every defect at once, and nothing ignored.
+
+#[expect(clippy::disallowed_types, reason = "looked up, never iterated")]
+use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::condition::{Compat, Condition, Path, Test};
+use super::limit::{Amount, Limit, Scope};
+use super::{Compiled, Conditions, Entry, Policy, Section, Source, Tool, Unlisted, default_message};
+use crate::decision::{Denial, PolicyDigest, Reason, Rule, Window, pointer};
+use crate::document::{Cursor, Defect, Fields, Limits, Report, quoted};
+use crate::number::AMOUNT_MAX;
+
+/// Bytes of a policy document.
+pub const POLICY_BYTES_MAX: usize = 9 * 1024 * 1024;
+/// Values in a policy document.
+const POLICY_NODES_MAX: usize = 1_000_000;
+/// Tools that a policy may name, and entries of `hide`.
+pub const TOOLS_MAX: usize = 100_000;
+/// Conditions in a policy.
+pub const CONDITIONS_MAX: usize = 100_000;
+/// Rules in one `require` or `deny_if`.
+pub const RULES_MAX: usize = 256;
+/// Conditions in one rule.
+pub const CONDITIONS_PER_RULE_MAX: usize = 64;
+/// Patterns in a policy.
+pub const PATTERNS_MAX: usize = 256;
+/// Values of one `in` or `not_in`.
+pub const VALUES_MAX: usize = 1_000;
+/// Limits of one tool, and of `all_tools`.
+pub const LIMITS_MAX: usize = 8;
+/// Characters of the name of a tool.
+pub const NAME_CHARS_MAX: usize = 256;
+/// Characters of the name of a counter.
+const COUNTER_CHARS_MAX: usize = 64;
+/// Characters of `on_deny`.
+pub const MESSAGE_CHARS_MAX: usize = 1_024;
+/// Names in a path, `args` not counted.
+pub const PATH_SEGMENTS_MAX: usize = 16;
+/// Characters of one name in a path.
+pub const SEGMENT_CHARS_MAX: usize = 256;
+
+/// Keys that later versions of the language give a meaning. Ignoring one would be a rule that does not hold.
+const PLANNED: &[&str] = &[
+    "approve_if",
+    "bindings",
+    "concurrency",
+    "counters",
+    "credential",
+    "hide_match",
+    "history",
+    "kill_if",
+    "labels",
+    "mask",
+    "methods",
+    "mode",
+    "prompts",
+    "quantifier",
+    "refund_on",
+    "resources",
+    "schema_from",
+    "who",
+];
+
+pub(super) fn compile(source: &Source<'_>, forced: Option<Compat>) -> Result<Compiled, Vec<Defect>> {
+    let limits = Limits { bytes_max: POLICY_BYTES_MAX, nodes_max: POLICY_NODES_MAX, ..Limits::default() };
+    let report = Report::read_within(source.file, source.bytes, source.format, limits);
+    let policy = report.root().and_then(|root| read_policy(&root, source, forced));
+    let (defects, warnings) = report.finish();
+    match policy {
+        Some(policy) if defects.is_empty() => Ok(Compiled { policy, warnings }),
+        Some(_) | None => Err(defects),
+    }
+}
+
+fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -> Option<Policy> {
+    let top = fields(root, &["version", "default", "hide", "all_tools", "tools", "compat"])?;
+    read_version(&top);
+    let default = top.required("default").and_then(|cursor| cursor.one_of(&["allow", "deny"]));
+    let lenient = top.optional("compat").and_then(|cursor| cursor.one_of(&["lenient"])).is_some();
+    let compat = forced.unwrap_or(if lenient { Compat::Lenient } else { Compat::Strict });
+    let mut compiler = Compiler { compat, conditions: 0, patterns: 0 };
+    let hidden = top.optional("hide").map(|cursor| read_hide(&cursor)).unwrap_or_default();
+    let limits = read_all_tools(&compiler, &top);
+    let shared: BTreeMap<&str, Window> = limits.iter().map(|limit| (&*limit.counter, limit.window)).collect();
+    #[expect(clippy::disallowed_types, reason = "looked up, never iterated")]
+    let mut tools: HashMap<Box<str>, Entry> = HashMap::new();
+    let mut tool_count = 0usize;
+    if let Some(cursor) = top.optional("tools") {
+        let entries = cursor.entries().unwrap_or_default();
+        bounded(&cursor, "tools", entries.len(), TOOLS_MAX);
+        tool_count = entries.len();
+        for (name, entry) in entries.iter().take(TOOLS_MAX) {
+            check_name(entry, name, "the rules of all tools are `all_tools`");
+            if let Some(tool) = compiler.tool(entry, name, &shared) {
+                tools.insert((*name).into(), Entry::Listed(tool));
+            }
+            if hidden.contains(name) {
+                entry.warn("the tool is hidden, so its rules have no effect", None);
+            }
+        }
+    }
+    let hides_all = hidden.contains("*");
+    if default == Some("allow") && tools.is_empty() && hidden.is_empty() && limits.is_empty() {
+        root.warn("the policy allows everything", None);
+    }
+    tools.extend(hidden.iter().filter(|name| **name != "*").map(|name| (Box::from(*name), Entry::Hidden)));
+    Some(Policy {
+        id: source.id.into(),
+        digest: PolicyDigest::of(source.bytes),
+        default: if default == Some("allow") { Unlisted::Allow } else { Unlisted::Deny },
+        compat,
+        hides_all,
+        tools,
+        tool_count,
+        limits,
+    })
+}
+
+fn read_version(top: &Fields<'_>) {
+    let Some(cursor) = top.required("version") else { return };
+    let Some(version) = cursor.string() else { return };
+    if version != "1" {
+        cursor.defect(format!("version {} is not supported, expected `1`", quoted(version)));
+    }
+}
+
+fn read_hide<'a>(cursor: &Cursor<'a>) -> BTreeSet<&'a str> {
+    let items = cursor.items().unwrap_or_default();
+    bounded(cursor, "entries", items.len(), TOOLS_MAX);
+    let mut names = BTreeSet::new();
+    for item in items.iter().take(TOOLS_MAX) {
+        let Some(name) = item.string() else { continue };
+        if name != "*" {
+            check_name(item, name, "`*` alone hides every tool");
+        }
+        if !names.insert(name) {
+            item.defect(format!("{} is in the list already", quoted(name)));
+        }
+    }
+    names
+}
+
+fn read_all_tools(compiler: &Compiler, top: &Fields<'_>) -> Box<[Limit]> {
+    let limits = top.optional("all_tools").and_then(|cursor| fields(&cursor, &["limits"]));
+    let Some(cursor) = limits.and_then(|all| all.optional("limits")) else { return Box::default() };
+    compiler.limits(&cursor, &["all_tools", "limits"], &BTreeMap::new(), AmountFrom::Refused)
+}
+
+/// Whether a limit may take its amount from the arguments.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AmountFrom {
+    Allowed,
+    Refused,
+}
+
+struct Compiler {
+    compat: Compat,
+    conditions: usize,
+    patterns: usize,
+}
+
+impl Compiler {
+    fn tool(&mut self, cursor: &Cursor<'_>, name: &str, shared: &BTreeMap<&str, Window>) -> Option<Tool> {
+        let keys = fields(cursor, &["require", "deny_if", "limits"])?;
+        let require = keys.optional("require").map(|rules| self.rules(&rules, Section::Require)).unwrap_or_default();
+        let deny_if = keys.optional("deny_if").map(|rules| self.rules(&rules, Section::DenyIf)).unwrap_or_default();
+        let limits = keys
+            .optional("limits")
+            .map(|limits| self.limits(&limits, &["tools", name, "limits"], shared, AmountFrom::Allowed));
+        if let Some(rules) = keys.optional("deny_if") {
+            warn_of_unguarded(&rules, &require, &deny_if);
+        }
+        Some(Tool { require, deny_if, limits: limits.unwrap_or_default() })
+    }
+
+    fn rules(&mut self, cursor: &Cursor<'_>, section: Section) -> Box<[Conditions]> {
+        let items = cursor.items().unwrap_or_default();
+        bounded(cursor, "rules", items.len(), RULES_MAX);
+        items.iter().take(RULES_MAX).filter_map(|item| self.rule(item, section)).collect()
+    }
+
+    fn rule(&mut self, cursor: &Cursor<'_>, section: Section) -> Option<Conditions> {
+        let keys = fields(cursor, &["conditions", "on_deny"])?;
+        let on_deny = read_message(&keys);
+        let list = keys.required("conditions")?;
+        let items = list.items()?;
+        if items.is_empty() {
+            list.defect("needs at least one condition");
+        }
+        bounded(&list, "conditions", items.len(), CONDITIONS_PER_RULE_MAX);
+        self.conditions = self.conditions.saturating_add(items.len());
+        if self.conditions > CONDITIONS_MAX {
+            list.defect(format!("the policy has more than {CONDITIONS_MAX} conditions"));
+            return None;
+        }
+        let all = items.iter().take(CONDITIONS_PER_RULE_MAX).filter_map(|item| self.condition(item, section));
+        Some(Conditions { all: all.collect(), on_deny })
+    }
+
+    fn condition(&mut self, cursor: &Cursor<'_>, section: Section) -> Option<Condition> {
+        let keys = fields(cursor, &["path", "op", "value"])?;
+        let path = keys.required("path").and_then(|path| read_path(&path));
+        let operator = keys.required("op").and_then(|op| op.one_of(super::value::OPERATORS));
+        let value = keys.required("value");
+        let test = super::value::read_test(operator?, &value?, self.compat)?;
+        if matches!(test, Test::Regex(_)) {
+            self.patterns = self.patterns.saturating_add(1);
+            if self.patterns > PATTERNS_MAX {
+                cursor.defect(format!("the policy has more than {PATTERNS_MAX} patterns"));
+                return None;
+            }
+        }
+        if self.compat == Compat::Lenient
+            && let Some(difference) = super::value::lenient_difference(&test, section)
+        {
+            cursor.warn(format!("`compat: lenient` {difference}"), Some("drop `compat` to deny these".into()));
+        }
+        Some(Condition { path: path?, test })
+    }
+
+    fn limits(
+        &self,
+        cursor: &Cursor<'_>,
+        at: &[&str],
+        shared: &BTreeMap<&str, Window>,
+        amount_from: AmountFrom,
+    ) -> Box<[Limit]> {
+        let items = cursor.items().unwrap_or_default();
+        bounded(cursor, "limits", items.len(), LIMITS_MAX);
+        let mut out: Vec<Limit> = Vec::new();
+        for (index, item) in items.iter().enumerate().take(LIMITS_MAX) {
+            let Some(limit) = self.limit(item, at, index, amount_from) else { continue };
+            refuse_equal_counters(item, &limit, &out, shared);
+            out.push(limit);
+        }
+        out.into()
+    }
+
+    fn limit(&self, cursor: &Cursor<'_>, at: &[&str], index: usize, amount_from: AmountFrom) -> Option<Limit> {
+        let keys = fields(cursor, &["counter", "window", "scope", "max", "increment_from", "on_deny"])?;
+        let counter = keys.required("counter").and_then(|counter| read_counter(&counter));
+        let window = keys.required("window").and_then(|window| window.one_of(&["minute", "hour", "day"]));
+        let scope = keys.required("scope").and_then(|scope| scope.one_of(&["grant", "policy"]));
+        let max = keys.required("max").and_then(|max| max.u64_in(&(0..=AMOUNT_MAX)));
+        let amount = match (keys.optional("increment_from"), amount_from) {
+            (None, _) => Some(Amount::One),
+            (Some(from), AmountFrom::Allowed) => {
+                if self.compat == Compat::Lenient {
+                    let hint = "drop `compat` to deny it".to_owned();
+                    from.warn("`compat: lenient` lets a negative amount pass, at no cost", Some(hint));
+                }
+                read_path(&from).map(Amount::From)
+            }
+            (Some(from), AmountFrom::Refused) => {
+                from.defect("a limit of `all_tools` counts calls: `increment_from` needs the arguments of one tool");
+                None
+            }
+        };
+        let message = read_message(&keys);
+        let (counter, window) = (counter?, read_window(window?));
+        let scope = if scope? == "grant" { Scope::Grant } else { Scope::Policy };
+        let (max, amount) = (max?, amount?);
+        let short = format!("{}{}", pointer(at), pointer(&[counter]));
+        let exact = format!("{}/{index}", pointer(at));
+        let message = message.unwrap_or_else(|| default_message(&short));
+        let rule = Rule { pointer: short.into(), exact: Some(exact.into()) };
+        let denial = Arc::new(Denial { reason: Reason::QuotaExhausted, rule, message, retry_after_ms: None });
+        Some(Limit { counter: counter.into(), window, scope, max, amount, denial })
+    }
+}
+
+/// One name is one counter: with two windows nobody could say which, and the same counter twice would count a call twice.
+/// The same name with another scope is another counter, as is the same name under another tool.
+fn refuse_equal_counters(cursor: &Cursor<'_>, limit: &Limit, before: &[Limit], shared: &BTreeMap<&str, Window>) {
+    let name = quoted(&limit.counter);
+    let other_window = |window: Window| {
+        format!("counter {name} has the window `{}` elsewhere, here `{}`", window.name(), limit.window.name())
+    };
+    for earlier in before.iter().filter(|earlier| earlier.counter == limit.counter) {
+        if earlier.window != limit.window {
+            cursor.defect_with_hint(other_window(earlier.window), "give it another name");
+            return;
+        }
+        if earlier.scope == limit.scope {
+            cursor.defect(format!("counter {name} is in the list already with the same window and scope"));
+            return;
+        }
+    }
+    if let Some(window) = shared.get(&*limit.counter).filter(|window| **window != limit.window) {
+        cursor.defect_with_hint(other_window(*window), "`all_tools` has it too: give it another name");
+    }
+}
+
+/// A missing path does not match in `deny_if`, so a caller who leaves the argument out passes; most authors do not want
+/// that.
+fn warn_of_unguarded(cursor: &Cursor<'_>, require: &[Conditions], deny_if: &[Conditions]) {
+    let required: BTreeSet<&Path> =
+        require.iter().flat_map(|rule| &rule.all).map(|condition| &condition.path).collect();
+    let mut told = BTreeSet::new();
+    for condition in deny_if.iter().flat_map(|rule| &rule.all) {
+        let path = &condition.path;
+        if !matches!(condition.test, Test::Exists(_)) && !required.contains(path) && told.insert(path) {
+            let text = path.text();
+            cursor.warn(
+                format!("a call without `{text}` passes: `deny_if` does not match a missing path"),
+                Some(format!("add a `require` on `{text}`, such as `exists: true`")),
+            );
+        }
+    }
+}
+
+/// The keys of a map; keys of later versions are named as such.
+fn fields<'a>(cursor: &Cursor<'a>, known: &[&str]) -> Option<Fields<'a>> {
+    let entries = cursor.entries()?;
+    let mut all = known.to_vec();
+    for (key, entry) in entries {
+        if PLANNED.contains(&key) {
+            entry.defect(format!("{} is not part of version 1 of the policy language", quoted(key)));
+            all.push(key);
+        }
+    }
+    cursor.fields(&all)
+}
+
+fn bounded(cursor: &Cursor<'_>, what: &str, count: usize, max: usize) {
+    if count > max {
+        cursor.defect(format!("has {count} {what}, more than {max}"));
+    }
+}
+
+/// Names of tools are exact. One with a `*` would look like a pattern and match nothing.
+fn check_name(cursor: &Cursor<'_>, name: &str, star: &str) {
+    let length = name.chars().count();
+    if name.trim().is_empty() {
+        cursor.defect("the name of a tool must not be empty");
+    } else if length > NAME_CHARS_MAX {
+        cursor.defect(format!("the name of a tool has {length} characters, more than {NAME_CHARS_MAX}"));
+    } else if name.chars().any(char::is_control) {
+        cursor.defect("the name of a tool must not hold control characters");
+    } else if name.contains('*') {
+        cursor.defect_with_hint(format!("{}: names of tools are exact, there are no wildcards", quoted(name)), star);
+    }
+}
+
+fn read_message(keys: &Fields<'_>) -> Option<Arc<str>> {
+    let cursor = keys.optional("on_deny")?;
+    let text = cursor.non_empty()?;
+    let length = text.chars().count();
+    if length > MESSAGE_CHARS_MAX {
+        cursor.defect(format!("the message has {length} characters, more than {MESSAGE_CHARS_MAX}"));
+    }
+    if text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')) {
+        cursor.defect("the message must not hold control characters");
+    }
+    Some(text.into())
+}
+
+fn read_counter<'a>(cursor: &Cursor<'a>) -> Option<&'a str> {
+    let name = cursor.non_empty()?;
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':'));
+    if !plain || name.len() > COUNTER_CHARS_MAX {
+        let what = format!("expected at most {COUNTER_CHARS_MAX} letters, digits, `_`, `-`, `.` or `:`");
+        cursor.defect(format!("{what}, found {}", quoted(name)));
+        return None;
+    }
+    Some(name)
+}
+
+fn read_window(name: &str) -> Window {
+    match name {
+        "day" => Window::Day,
+        "hour" => Window::Hour,
+        _ => Window::Minute,
+    }
+}
+
+/// `args.a.b`: names of members, separated by dots.
+fn read_path(cursor: &Cursor<'_>) -> Option<Path> {
+    let text = cursor.non_empty()?;
+    let Some(rest) = text.strip_prefix("args.") else {
+        let hint = "only the arguments of the call can be judged";
+        cursor.defect_with_hint(format!("expected a path that starts with `args.`, found {}", quoted(text)), hint);
+        return None;
+    };
+    let segments: Vec<&str> = rest.split('.').collect();
+    if segments.len() > PATH_SEGMENTS_MAX {
+        cursor.defect(format!("the path has {} names, more than {PATH_SEGMENTS_MAX}", segments.len()));
+        return None;
+    }
+    for segment in &segments {
+        if let Some(fault) = segment_fault(segment) {
+            cursor.defect(format!("{}: {fault}", quoted(text)));
+            return None;
+        }
+    }
+    if let Some(number) = segments.iter().find(|segment| segment.bytes().all(|b| b.is_ascii_digit())) {
+        cursor.warn(format!("`{number}` is the name of a member here; elements of a list cannot be named"), None);
+    }
+    Some(Path(segments.into_iter().map(Box::from).collect()))
+}
+
+/// What would never match silently is refused: to its author it looks like a rule.
+fn segment_fault(segment: &str) -> Option<&'static str> {
+    if segment.is_empty() {
+        return Some("a name in the path is empty");
+    }
+    if segment.chars().count() > SEGMENT_CHARS_MAX {
+        return Some("a name in the path is too long");
+    }
+    if segment.contains(['[', ']', '*']) {
+        return Some("elements of a list cannot be named in version 1");
+    }
+    if segment.contains(['"', '\'', '`', '\\', '/', '~']) {
+        return Some("names in a path cannot be quoted or escaped");
+    }
+    if segment.trim() != segment || segment.chars().any(char::is_control) {
+        return Some("a name in the path has white space around it, or a control character");
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

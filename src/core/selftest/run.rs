@@ -1,0 +1,403 @@
+//! Running what the file says, and comparing.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::store::{Held, Store};
+use super::{Expected, Failure, Loaded, MirroredHeaders, Reading, Results, fields, items, json_text, read_expected};
+use crate::answer::{self, Asked, Context};
+use crate::decision::{Decision, Denial, Reason, Rule};
+use crate::document::{Cursor, Fields, Format, Shape, quoted};
+use crate::json::{Document, Kind, Limits, Value};
+use crate::judge::judge;
+use crate::mcp::{Body, Message, ProtocolVersion};
+use crate::policy::{Policy, Source};
+use crate::principal::Principal;
+
+/// A run over one file.
+pub(super) struct File<'r> {
+    pub(super) reading: Reading,
+    pub(super) load: &'r mut dyn FnMut(&str) -> Result<Loaded, String>,
+    pub(super) results: &'r mut Results,
+}
+
+/// A call that went through the whole evaluation.
+struct Outcome {
+    verdict: Result<Vec<Held>, Denial>,
+    tool: Option<String>,
+    keys: BTreeSet<String>,
+    body: Option<String>,
+}
+
+impl File<'_> {
+    pub(super) fn run(&mut self, root: &Cursor<'_>) {
+        let known = ["format", "generated_by", "date", "conventions", "suites", "invalid_policies"];
+        let Some(keys) = fields(root, &known) else { return };
+        if let Some(format) = keys.required("format") {
+            let _known = format.one_of(&[super::FORMAT]);
+        }
+        for suite in items(&keys, "suites") {
+            self.suite(&suite);
+        }
+        for invalid in items(&keys, "invalid_policies") {
+            self.invalid(&invalid);
+        }
+    }
+
+    fn suite(&mut self, cursor: &Cursor<'_>) {
+        let known = ["suite", "policy", "policy_file", "cases", "sequences", "tools_list", "cedar_equivalent"];
+        let Some(keys) = fields(cursor, &known) else { return };
+        let name = keys.required("suite").and_then(|name| name.non_empty()).unwrap_or("suite");
+        let Some(policy) = self.policy(name, &keys) else { return };
+        let policy = policy.as_ref();
+        for case in items(&keys, "cases") {
+            self.case(policy, &case);
+        }
+        for sequence in items(&keys, "sequences") {
+            self.sequence(policy, &sequence);
+        }
+        for list in items(&keys, "tools_list") {
+            self.tools_list(policy, &list);
+        }
+    }
+
+    /// The policy of a suite; `Some(None)` for a suite that says there is none.
+    fn policy(&mut self, name: &str, keys: &Fields<'_>) -> Option<Option<Policy>> {
+        match (keys.optional("policy"), keys.optional("policy_file")) {
+            (Some(_), Some(file)) => {
+                file.defect("a suite has `policy` or `policy_file`, not both");
+                None
+            }
+            (None, None) => {
+                keys.map().defect("missing key `policy` or `policy_file`; `policy: null` is a caller without a policy");
+                None
+            }
+            (Some(inline), None) if inline.node().shape == Shape::Null => Some(None),
+            (Some(inline), None) => {
+                let text = json_text(inline.node());
+                let source = Source { id: name, file: "policy", bytes: text.as_bytes(), format: Format::Json };
+                self.compile(&inline, &source).map(Some)
+            }
+            (None, Some(file)) => {
+                let loaded = match (self.load)(file.non_empty()?) {
+                    Ok(loaded) => loaded,
+                    Err(error) => {
+                        file.defect(error);
+                        return None;
+                    }
+                };
+                let source = Source { id: name, file: &loaded.file, bytes: &loaded.bytes, format: loaded.format };
+                self.compile(&file, &source).map(Some)
+            }
+        }
+    }
+
+    fn compile(&self, cursor: &Cursor<'_>, source: &Source<'_>) -> Option<Policy> {
+        let compiled = match self.reading {
+            Reading::AsWritten => Policy::compile(source),
+            Reading::Compat => Policy::compile_lenient(source),
+        };
+        match compiled {
+            Ok(compiled) => Some(compiled.policy),
+            Err(defects) => {
+                defects.iter().for_each(|defect| cursor.defect(defect.to_string()));
+                None
+            }
+        }
+    }
+
+    fn case(&mut self, policy: Option<&Policy>, cursor: &Cursor<'_>) {
+        let known = ["id", "request", "identity", "state", "at", "expect", "expect_compat"];
+        let Some(keys) = fields(cursor, &known) else { return };
+        if let Some(state) = keys.optional("state") {
+            let _known = state.one_of(&["fresh"]);
+        }
+        let id = keys.required("id").and_then(|id| id.non_empty());
+        let call = Call::read(&keys, 0);
+        let (Some(id), Some(call), Some(expected)) = (id, call, read_expected(&keys, self.reading)) else { return };
+        let outcome = call.run(policy, &mut Store::default());
+        self.compare(id.to_owned(), &expected, &outcome, &call);
+    }
+
+    fn sequence(&mut self, policy: Option<&Policy>, cursor: &Cursor<'_>) {
+        let Some(keys) = fields(cursor, &["id", "steps"]) else { return };
+        let id = keys.required("id").and_then(|id| id.non_empty()).unwrap_or_default();
+        let steps = keys.required("steps").and_then(|steps| steps.items()).unwrap_or_default();
+        let (mut store, mut now_ms) = (Store::default(), 0);
+        for (index, step) in steps.iter().enumerate() {
+            let known = ["request", "identity", "at", "upstream", "expect", "expect_compat"];
+            let Some(keys) = fields(step, &known) else { continue };
+            let upstream = keys.optional("upstream").map_or(Some(Upstream::Answered), |cursor| read_upstream(&cursor));
+            let call = Call::read(&keys, now_ms);
+            let (Some(upstream), Some(call), Some(expected)) = (upstream, call, read_expected(&keys, self.reading))
+            else {
+                continue;
+            };
+            now_ms = call.at_ms;
+            let outcome = call.run(policy, &mut store);
+            match (&outcome.verdict, upstream) {
+                (Ok(held), Upstream::Failed) => store.roll_back(held),
+                (Ok(held), Upstream::FailedAt(at_ms)) => store.roll_back_at(at_ms, held.clone()),
+                (Ok(_), Upstream::Answered) | (Err(_), _) => {}
+            }
+            self.compare(format!("{id} step {}", index.saturating_add(1)), &expected, &outcome, &call);
+        }
+    }
+
+    fn tools_list(&mut self, policy: Option<&Policy>, cursor: &Cursor<'_>) {
+        let Some(keys) = fields(cursor, &["id", "identity", "upstream_tools", "visible_tools"]) else { return };
+        let names =
+            |key: &str| -> Option<Vec<&str>> { keys.required(key)?.items()?.iter().map(Cursor::string).collect() };
+        let id = keys.required("id").and_then(|id| id.non_empty());
+        let (Some(id), Some(all), Some(expected)) = (id, names("upstream_tools"), names("visible_tools")) else {
+            return;
+        };
+        let visible = |name: &&str| policy.is_some_and(|policy| policy.is_visible(name));
+        let actual: Vec<&str> = all.into_iter().filter(visible).collect();
+        self.note(id.to_owned(), actual == expected, || (list_text(&expected), list_text(&actual)));
+    }
+
+    fn invalid(&mut self, cursor: &Cursor<'_>) {
+        let Some(keys) = fields(cursor, &["id", "policy", "expect"]) else { return };
+        let id = keys.required("id").and_then(|id| id.non_empty());
+        let (Some(id), Some(policy)) = (id, keys.required("policy")) else { return };
+        let text = json_text(policy.node());
+        let source = Source { id: "invalid", file: "policy", bytes: text.as_bytes(), format: Format::Json };
+        let refused = match self.reading {
+            Reading::AsWritten => Policy::compile(&source).is_err(),
+            Reading::Compat => Policy::compile_lenient(&source).is_err(),
+        };
+        self.note(id.to_owned(), refused, || ("a policy that is refused".to_owned(), "one that loads".to_owned()));
+    }
+
+    fn compare(&mut self, id: String, expected: &Expected<'_>, outcome: &Outcome, call: &Call) {
+        let fault = expected.fault(outcome, call);
+        self.note(id, fault.is_none(), || fault.unwrap_or_default());
+    }
+
+    fn note(&mut self, id: String, passed: bool, texts: impl FnOnce() -> (String, String)) {
+        if passed {
+            self.results.passed = self.results.passed.saturating_add(1);
+        } else {
+            let (expected, actual) = texts();
+            self.results.failures.push(Failure { id, expected, actual });
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Upstream {
+    Answered,
+    Failed,
+    FailedAt(u64),
+}
+
+fn read_upstream(cursor: &Cursor<'_>) -> Option<Upstream> {
+    let text = cursor.string()?;
+    if let Some(at) = text.strip_prefix("failed_at:") {
+        return read_time(cursor, at.trim()).map(Upstream::FailedAt);
+    }
+    match text {
+        "ok" => Some(Upstream::Answered),
+        "failed" => Some(Upstream::Failed),
+        _ => {
+            cursor.defect(format!("expected `ok`, `failed` or `failed_at:<time>`, found {}", quoted(text)));
+            None
+        }
+    }
+}
+
+fn read_time(cursor: &Cursor<'_>, text: &str) -> Option<u64> {
+    let time = text.parse::<jiff::Timestamp>().ok().and_then(|time| u64::try_from(time.as_millisecond()).ok());
+    if time.is_none() {
+        cursor.defect(format!("expected a time such as `2026-06-16T10:00:00Z`, found {}", quoted(text)));
+    }
+    time
+}
+
+/// One request of a case.
+struct Call {
+    body: String,
+    who: Principal,
+    at_ms: u64,
+}
+
+impl Call {
+    fn read(keys: &Fields<'_>, before_ms: u64) -> Option<Self> {
+        let request = keys.required("request");
+        let who = keys.optional("identity").map_or_else(|| Some(principal("test")), |cursor| read_identity(&cursor));
+        let at_ms = keys.optional("at").map_or(Some(before_ms), |cursor| read_time(&cursor, cursor.string()?));
+        let request = request?;
+        // A text is a body as it stands, so that malformed ones can be tested too.
+        let body = match &request.node().shape {
+            Shape::String(text) => text.clone(),
+            Shape::Bool(_) | Shape::List(_) | Shape::Map(_) | Shape::Null | Shape::Number(_) => {
+                json_text(request.node())
+            }
+        };
+        Some(Self { body, who: who?, at_ms: at_ms? })
+    }
+
+    fn run(&self, policy: Option<&Policy>, store: &mut Store) -> Outcome {
+        let document = match Document::parse(self.body.as_bytes(), Limits::default()) {
+            Ok(document) => document,
+            Err(error) => return Outcome::refused(error.defect.reason()),
+        };
+        let mirrored = MirroredHeaders::of(document.root());
+        let headers = mirrored.headers();
+        let message = match Message::read(&document, &headers, ProtocolVersion::ALL) {
+            Ok(message) => message,
+            Err(refused) => return Outcome::refused(refused.reason),
+        };
+        let verdict = match judge(policy, &self.who, "test", &message) {
+            Decision::Proceed(charges) => store.reserve(&charges, self.at_ms),
+            Decision::Deny(denial) => Err(denial),
+        };
+        let (tool, keys) = match message.body {
+            Body::ToolCall(call) => (Some(call.name().into_owned()), argument_keys(call.arguments)),
+            Body::Notification(_) | Body::Request(_) | Body::Response => (None, BTreeSet::new()),
+        };
+        let body = verdict.as_ref().err().map(|denial| answer_body(denial, &message));
+        Outcome { verdict, tool, keys, body }
+    }
+}
+
+fn argument_keys(arguments: Option<Value<'_>>) -> BTreeSet<String> {
+    arguments.map(|value| value.members().map(|(key, _)| key.into_owned()).collect()).unwrap_or_default()
+}
+
+fn answer_body(denial: &Denial, message: &Message<'_>) -> String {
+    let asked = match message.body {
+        Body::ToolCall(_) => Asked::ToolCall,
+        Body::Request(_) => Asked::Request,
+        Body::Notification(_) | Body::Response => Asked::NoAnswer,
+    };
+    let context = Context {
+        asked,
+        era: message.era,
+        id: message.id,
+        policy_digest: None,
+        request_id: None,
+        resource_metadata: None,
+        requested_version: None,
+        versions: ProtocolVersion::ALL,
+    };
+    answer::answer(denial, &context).body
+}
+
+impl Outcome {
+    fn refused(reason: Reason) -> Self {
+        let denial = Denial { rule: Rule::built_in("(invalid request)"), ..Denial::built_in(reason) };
+        Self { verdict: Err(denial), tool: None, keys: BTreeSet::new(), body: None }
+    }
+
+    fn describe(&self) -> String {
+        match &self.verdict {
+            Ok(_) => "allow".to_owned(),
+            Err(denial) => {
+                let exact = denial.rule.exact.as_deref().map_or(String::new(), |exact| format!(" at {exact}"));
+                let (rule, reason) = (&denial.rule.pointer, denial.reason);
+                format!("deny {rule} with {}{exact}, reason {reason}", quoted(&denial.message))
+            }
+        }
+    }
+}
+
+impl Expected<'_> {
+    /// What was expected and what happened, where they differ.
+    fn fault(&self, outcome: &Outcome, call: &Call) -> Option<(String, String)> {
+        let denial = outcome.verdict.as_ref().err();
+        let denies = |wanted: Option<&str>, found: Option<&str>| wanted.is_none_or(|wanted| found == Some(wanted));
+        let same = self.allow == denial.is_none()
+            && denial.is_none_or(|denial| {
+                denies(self.rule, Some(&denial.rule.pointer))
+                    && denies(self.exact, denial.rule.exact.as_deref())
+                    && denies(self.reason, Some(denial.reason.name()))
+                    && denies(self.message, Some(&denial.message))
+            });
+        if !same {
+            return Some((self.describe(), outcome.describe()));
+        }
+        let body = outcome.body.as_deref().unwrap_or("null");
+        if let Some(response) = self.response.map(json_text)
+            && !holds_all_of(body, &response)
+        {
+            return Some((format!("the response {response}"), body.to_owned()));
+        }
+        if let Some(id) = self.response_id.map(json_text)
+            && !holds_all_of(body, &format!("{{\"id\":{id}}}"))
+        {
+            return Some((format!("a response with the id {id}"), body.to_owned()));
+        }
+        let log = log_text(outcome, denial, &call.who);
+        match self.log.map(json_text) {
+            Some(wanted) if !holds_all_of(&log, &sort_args(&wanted)) => Some((format!("the log {wanted}"), log)),
+            Some(_) | None => None,
+        }
+    }
+}
+
+/// The part of an audit record that a case can speak of; argument names in the order of the alphabet.
+fn log_text(outcome: &Outcome, denial: Option<&Denial>, who: &Principal) -> String {
+    let text = |text: &str| serde_json::Value::from(text);
+    let log = serde_json::json!({
+        "decision": if denial.is_some() { "deny" } else { "allow" },
+        "tool": outcome.tool.as_deref().map(text),
+        "rule": denial.map_or("", |denial| &denial.rule.pointer),
+        "reason": denial.map(|denial| text(&denial.message)),
+        "args": outcome.keys.iter().collect::<Vec<_>>(),
+        "grant": text(&who.grant),
+    });
+    log.to_string()
+}
+
+/// Argument names are compared as a set: whether a log keeps their order is not the policy's affair.
+fn sort_args(log: &str) -> String {
+    let Ok(serde_json::Value::Object(mut log)) = serde_json::from_str(log) else { return log.to_owned() };
+    if let Some(serde_json::Value::Array(args)) = log.get_mut("args") {
+        args.sort_by_key(|arg| arg.as_str().map(str::to_owned));
+    }
+    serde_json::Value::Object(log).to_string()
+}
+
+/// Whether `actual` has every member that `wanted` has, at every depth; lists have the same length.
+fn holds_all_of(actual: &str, wanted: &str) -> bool {
+    let limits = Limits::default();
+    let (Ok(actual), Ok(wanted)) =
+        (Document::parse(actual.as_bytes(), limits), Document::parse(wanted.as_bytes(), limits))
+    else {
+        return false;
+    };
+    contains(actual.root(), wanted.root())
+}
+
+/// Depth is bounded by the parser's limits.
+fn contains(actual: Value<'_>, wanted: Value<'_>) -> bool {
+    match (actual.kind(), wanted.kind()) {
+        (Kind::Object, Kind::Object) => {
+            wanted.members().all(|(key, wanted)| actual.get(&key).is_some_and(|actual| contains(actual, wanted)))
+        }
+        (Kind::Array, Kind::Array) => {
+            actual.len() == wanted.len() && actual.elements().zip(wanted.elements()).all(|(a, w)| contains(a, w))
+        }
+        (Kind::String, Kind::String) => actual.as_str() == wanted.as_str(),
+        (found, kind) => found == kind && actual.raw() == wanted.raw(),
+    }
+}
+
+fn read_identity(cursor: &Cursor<'_>) -> Option<Principal> {
+    let keys = fields(cursor, &["grant", "subject"])?;
+    let mut who = principal(keys.required("grant")?.non_empty()?);
+    if let Some(subject) = keys.optional("subject") {
+        who.subject = Arc::from(subject.non_empty()?);
+    }
+    Some(who)
+}
+
+fn principal(grant: &str) -> Principal {
+    Principal { subject: format!("grant:{grant}").into(), grant: grant.into() }
+}
+
+fn list_text(names: &[&str]) -> String {
+    format!("[{}]", names.join(", "))
+}

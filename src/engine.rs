@@ -1,0 +1,143 @@
+//! The shell's only sequencing of policy, reservation and credential. Nothing else makes a [`Permit`].
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use mcp_authz_core::{
+    decision::{Charge, Decision, Denial, Reason},
+    judge::judge,
+    mcp::Message,
+    policy::{Policy, no_policy},
+    principal::Principal,
+};
+use tokio::time::Instant;
+
+use crate::{
+    credential::Credential,
+    quota::{self, Ledger, LedgerError, OnLeak, Reservation, ReservationId, Reserve},
+    telemetry::metrics::{Metrics, ReservationOutcome},
+};
+
+/// One authenticated request and what it is judged by.
+#[derive(Debug)]
+pub struct Case<'a> {
+    /// The caller's policy, if there is one.
+    pub policy: Option<&'a Policy>,
+    /// The caller.
+    pub principal: &'a Principal,
+    /// Name of the server that the request is bound to.
+    pub server: &'a str,
+    /// The message; `None` for GET and DELETE, which carry none.
+    pub message: Option<&'a Message<'a>>,
+    /// Envoy's id of the stream, from which the reservation takes its name.
+    pub stream_id: &'a str,
+    /// Unix milliseconds.
+    pub now_ms: u64,
+    /// When an answer stops being of use.
+    pub deadline: Instant,
+}
+
+/// Decides and reserves.
+pub struct Engine<L: Ledger> {
+    ledger: Arc<L>,
+    lease: Duration,
+    on_leak: OnLeak,
+    metrics: Metrics,
+}
+
+impl<L: Ledger> fmt::Debug for Engine<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("lease", &self.lease).finish_non_exhaustive()
+    }
+}
+
+/// Proof that the policy allows the call, that every unit it costs is held and that its credential is at hand. Its fields
+/// are private and only [`Engine::check`] makes one, so no adapter can build an OK any other way.
+///
+/// ```compile_fail,E0451
+/// # use mcp_authz::{engine::Permit, quota::Ledger, credential::Credential, telemetry::metrics::Metrics};
+/// fn forge<'s, L: Ledger>(credential: &'s Credential, metrics: &'s Metrics) -> Permit<'s, L> {
+///     Permit { reservation: None, credential, metrics }
+/// }
+/// ```
+#[must_use = "a permit owns a reservation"]
+pub struct Permit<'s, L: Ledger> {
+    reservation: Option<Reservation<L>>,
+    credential: &'s Credential,
+    metrics: &'s Metrics,
+}
+
+impl<L: Ledger> fmt::Debug for Permit<'_, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit").field("reservation", &self.reservation).finish_non_exhaustive()
+    }
+}
+
+impl<'s, L: Ledger> Permit<'s, L> {
+    /// Takes the permit apart at the last moment before the answer is written, and spends its units. Until then a dropped
+    /// permit, because the caller hung up, gives its units back.
+    ///
+    /// No response path settles reservations yet, so handing the permit over is what counts as the call: an answer that
+    /// Envoy throws away after this moment stays spent.
+    pub async fn spend(self, now_ms: u64) -> &'s Credential {
+        if let Some(reservation) = self.reservation {
+            match reservation.commit(now_ms).await {
+                Ok(_) => self.metrics.reservations(ReservationOutcome::Committed, 1),
+                // The leak callback has been told to commit by id; the units count as spent either way.
+                Err(error) => tracing::warn!(%error, "A reservation could not be committed; its units count as spent."),
+            }
+        }
+        self.credential
+    }
+}
+
+impl<L: Ledger> Engine<L> {
+    /// An engine over that ledger. `on_leak` is told of reservations that were dropped without an end.
+    pub fn new(ledger: Arc<L>, lease: Duration, on_leak: OnLeak, metrics: Metrics) -> Self {
+        Self { ledger, lease, on_leak, metrics }
+    }
+
+    /// Judges, reserves and binds the server's credential, in that order; gives the reservation back when a later step
+    /// fails.
+    ///
+    /// # Errors
+    /// The denial to answer with; nothing stays held.
+    pub async fn check<'s>(&'s self, case: &Case<'_>, credential: &'s Credential) -> Result<Permit<'s, L>, Denial> {
+        let charges = match decide(case) {
+            Decision::Deny(denial) => return Err(denial),
+            Decision::Proceed(charges) => charges,
+        };
+        let reservation = if charges.is_empty() { None } else { self.reserve(case, &charges).await? };
+        Ok(Permit { reservation, credential, metrics: &self.metrics })
+    }
+
+    async fn reserve(&self, case: &Case<'_>, charges: &[Charge]) -> Result<Option<Reservation<L>>, Denial> {
+        let id = ReservationId::from_envoy(case.stream_id).map_err(|error| unavailable(&error))?;
+        let reserve = quota::reserve(&self.ledger, id, charges, case.now_ms, self.lease, Arc::clone(&self.on_leak));
+        let (outcome, answer) = match tokio::time::timeout_at(case.deadline, reserve).await {
+            Err(_) => (ReservationOutcome::Unavailable, Err(Denial::built_in(Reason::Deadline))),
+            Ok(Err(error)) => (ReservationOutcome::Unavailable, Err(unavailable(&error))),
+            Ok(Ok(Reserve::Free)) => return Ok(None),
+            Ok(Ok(Reserve::Reserved(reservation))) => (ReservationOutcome::Reserved, Ok(Some(reservation))),
+            Ok(Ok(Reserve::OverLimit { charge, retry_after_ms })) => {
+                let denial =
+                    charges.get(charge).map(|charge| Denial { retry_after_ms, ..Denial::clone(&charge.denial) });
+                (ReservationOutcome::OverLimit, Err(denial.unwrap_or_else(|| Denial::built_in(Reason::Internal))))
+            }
+        };
+        self.metrics.reservations(outcome, 1);
+        answer
+    }
+}
+
+fn decide(case: &Case<'_>) -> Decision {
+    match (case.message, case.policy) {
+        (Some(message), policy) => judge(policy, case.principal, case.server, message),
+        (None, Some(_)) => Decision::Proceed(Vec::new()),
+        (None, None) => Decision::Deny(no_policy()),
+    }
+}
+
+fn unavailable(error: &LedgerError) -> Denial {
+    tracing::warn!(%error, "The ledger could not answer; the call is denied.");
+    Denial::built_in(Reason::LedgerUnavailable)
+}

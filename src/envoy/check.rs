@@ -1,0 +1,508 @@
+//! From a `CheckRequest` to a decision and back: the ext_authz side of the adapter.
+//!
+//! Owns the translation only. What a header means is `core::http`'s, what a message means `core::mcp`'s, who is calling is
+//! the snapshot's and what may happen is the engine's. Every way out of [`Adapter::check`] passes one place that answers,
+//! records and counts, so that no refusal can be silent.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use mcp_authz_core::{
+    answer::{Asked, Context, answer},
+    audit::Record,
+    decision::{Denial, Reason},
+    http::{HeaderLimits, Headers, Method as HttpMethod, OWN_PREFIX, Repeats, plain_path},
+    json::{Document, Limits, Value},
+    mcp::{Body, Era, Message, Method, ProtocolVersion},
+    policy::Policy,
+    server::Server,
+};
+use tokio::time::Instant;
+
+use super::{
+    respond,
+    server::{CallMeta, Check},
+    wire::{CheckRequest, CheckResponse, HttpRequest, Struct},
+};
+use crate::{
+    clock::Clock,
+    engine::{Case, Engine, Permit},
+    quota::Ledger,
+    snapshot::{BoundServer, Caller, Snapshot},
+    state::State,
+    telemetry::{
+        audit::AuditSink,
+        metrics::{ErrorKind, Metrics, UNKNOWN_SERVER, Verdict},
+    },
+};
+
+/// Key in `context_extensions` under which a route names its server.
+pub const SERVER_KEY: &str = "server";
+
+/// Bounds and switches of the adapter, from the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Bounds on bodies.
+    pub body: Limits,
+    /// Bounds on headers.
+    pub headers: HeaderLimits,
+    /// Checks that may run at once.
+    pub checks_in_flight_max: usize,
+    /// Time for one Check where Envoy sets none, and the most it may take in any case.
+    pub check: Duration,
+    /// Taken off Envoy's time: an answer that arrives later than this is thrown away by Envoy now and then.
+    pub margin: Duration,
+    /// Judge `body`, in which Envoy has replaced bytes that are not UTF-8, where `raw_body` is missing.
+    pub accept_lossy_body: bool,
+}
+
+/// The ext_authz service.
+pub struct Adapter<L: Ledger> {
+    engine: Engine<L>,
+    state: Arc<State>,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    audit: Arc<AuditSink>,
+    settings: Settings,
+    in_flight: AtomicUsize,
+    warned_of_lossy_body: AtomicBool,
+}
+
+impl<L: Ledger> fmt::Debug for Adapter<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Adapter").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// What is known of a request so far; all that answer, audit record and metrics may name.
+#[derive(Debug)]
+struct Trail<'a> {
+    asked: Asked,
+    era: Era,
+    id: Option<&'a str>,
+    server: Option<BoundServer<'a>>,
+    caller: Option<Caller<'a>>,
+    method: &'static str,
+    tool: Option<Cow<'a, str>>,
+    arguments: Option<Value<'a>>,
+    request_id: Option<&'a str>,
+    stream_id: Option<&'a str>,
+    requested_version: Option<&'a str>,
+}
+
+impl Default for Trail<'_> {
+    fn default() -> Self {
+        Self {
+            asked: Asked::Unread,
+            era: Era::Legacy,
+            id: None,
+            server: None,
+            caller: None,
+            method: "_none",
+            tool: None,
+            arguments: None,
+            request_id: None,
+            stream_id: None,
+            requested_version: None,
+        }
+    }
+}
+
+impl<'a> Trail<'a> {
+    fn policy(&self) -> Option<&'a Policy> {
+        self.caller.and_then(|caller| caller.policy).map(AsRef::as_ref)
+    }
+
+    fn server_name(&self) -> Option<&'a str> {
+        self.server.map(|server| &**server.server.name())
+    }
+}
+
+/// Gives its place back when the Check ends, however it ends.
+struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<L: Ledger> Check for Adapter<L> {
+    async fn check(&self, request: CheckRequest, meta: CallMeta) -> CheckResponse {
+        let snapshot = self.state.snapshot();
+        let now_ms = self.clock.now_ms();
+        let budget = meta.grpc_timeout.unwrap_or(self.settings.check).min(self.settings.check);
+        let deadline = meta.received.checked_add(budget.saturating_sub(self.settings.margin)).unwrap_or(meta.received);
+        let (mut document, mut trail) = (None, Trail::default());
+        let _counted = self.metrics.check_in_flight();
+        let run = Run { adapter: self, snapshot: &snapshot, now_ms, deadline };
+        let outcome = run.decide(&request, &mut document, &mut trail).await;
+        run.finish(outcome, &request, &trail, meta.received).await
+    }
+}
+
+impl<L: Ledger> Adapter<L> {
+    /// Puts the parts together; nothing runs yet.
+    pub fn new(
+        engine: Engine<L>,
+        state: Arc<State>,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+        audit: Arc<AuditSink>,
+        settings: Settings,
+    ) -> Self {
+        Self {
+            engine,
+            state,
+            clock,
+            metrics,
+            audit,
+            settings,
+            in_flight: AtomicUsize::new(0),
+            warned_of_lossy_body: AtomicBool::new(false),
+        }
+    }
+
+    fn enter(&self) -> Option<Place<'_>> {
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let place = Place(&self.in_flight);
+        (before < self.settings.checks_in_flight_max).then_some(place)
+    }
+
+    fn body<'a>(&self, http: &'a HttpRequest) -> Result<&'a [u8], Reason> {
+        match (http.raw_body.is_empty(), http.body.is_empty()) {
+            (_, true) => Ok(&http.raw_body),
+            // Envoy fills one of the two; both would leave open which of them the upstream gets.
+            (false, false) => Err(Reason::MalformedRequest),
+            (true, false) if self.settings.accept_lossy_body => {
+                self.metrics.lossy_body();
+                if !self.warned_of_lossy_body.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        "Envoy sends bodies without pack_as_bytes: bytes that are not UTF-8 arrive replaced, so policy and upstream may see different texts."
+                    );
+                }
+                Ok(&http.body)
+            }
+            (true, false) => Err(Reason::MalformedRequest),
+        }
+    }
+}
+
+/// One Check: what it runs against and until when.
+struct Run<'a, L: Ledger> {
+    adapter: &'a Adapter<L>,
+    snapshot: &'a Snapshot,
+    now_ms: u64,
+    deadline: Instant,
+}
+
+impl<'a, L: Ledger> Run<'a, L> {
+    async fn decide(
+        &self,
+        request: &'a CheckRequest,
+        document: &'a mut Option<Document<'a>>,
+        trail: &mut Trail<'a>,
+    ) -> Result<Permit<'a, L>, Denial> {
+        let http = http_of(request).ok_or_else(|| Denial::built_in(Reason::MalformedRequest))?;
+        let message = self.read(request, http, document, trail)?;
+        let (Some(server), Some(caller)) = (trail.server, trail.caller) else {
+            return Err(Denial::built_in(Reason::Internal));
+        };
+        // Taken after reading, so that the refusal can carry the id; reading is bounded by the limits on the body.
+        let Some(_place) = self.adapter.enter() else { return Err(Denial::built_in(Reason::Overload)) };
+        let case = Case {
+            policy: caller.policy.map(AsRef::as_ref),
+            principal: caller.principal,
+            server: server.server.name(),
+            message: message.as_ref(),
+            stream_id: trail.stream_id.unwrap_or_default(),
+            now_ms: self.now_ms,
+            deadline: self.deadline,
+        };
+        let permit = self.adapter.engine.check(&case, server.credential).await?;
+        // Past the deadline Envoy throws answers away now and then; a permit dropped here gives its units back.
+        if Instant::now() >= self.deadline { Err(Denial::built_in(Reason::Deadline)) } else { Ok(permit) }
+    }
+
+    /// Everything up to the decision: facts, server, caller, message.
+    fn read(
+        &self,
+        request: &'a CheckRequest,
+        http: &'a HttpRequest,
+        document: &'a mut Option<Document<'a>>,
+        trail: &mut Trail<'a>,
+    ) -> Result<Option<Message<'a>>, Denial> {
+        let settings = &self.adapter.settings;
+        trail.stream_id = std::str::from_utf8(&http.id).ok().filter(|id| !id.is_empty());
+        let method = HttpMethod::parse(&http.method);
+        trail.method = method.filter(|method| *method != HttpMethod::Post).map_or("_none", HttpMethod::name);
+        let headers = classify(http, settings.headers).map_err(Denial::built_in)?;
+        trail.request_id = headers.request_id.filter(|id| is_correlation_id(id));
+        trail.requested_version = headers.mcp_protocol_version;
+        let server = self.bind(request, http).map_err(Denial::built_in)?;
+        trail.server = Some(server);
+        check_origin(server.server, http, &headers).map_err(Denial::built_in)?;
+        let token = headers.bearer().map_err(Denial::built_in)?;
+        let caller = self.snapshot.resolve(token.as_bytes(), server, self.now_ms).map_err(Denial::built_in)?;
+        trail.caller = Some(caller);
+        let body = self.adapter.body(http).map_err(Denial::built_in)?;
+        let size = u64::try_from(http.size).ok();
+        match method {
+            None => Err(Denial::built_in(Reason::HttpMethod)),
+            Some(HttpMethod::Delete | HttpMethod::Get) => {
+                trail.asked = Asked::NoBody;
+                check_stream(&headers, body, size, server.server.versions(), trail).map_err(Denial::built_in)?;
+                Ok(None)
+            }
+            Some(HttpMethod::Post) => {
+                headers.check_body(body, size).map_err(Denial::built_in)?;
+                let parsed = Document::parse(body, settings.body);
+                let parsed = parsed.map_err(|error| Denial::built_in(error.defect.reason()))?;
+                read_message(document.insert(parsed), &headers, server.server.versions(), trail).map(Some)
+            }
+        }
+    }
+
+    /// The route's own word comes first, since no client can change it; host and path only where the route says nothing.
+    fn bind(&self, request: &'a CheckRequest, http: &'a HttpRequest) -> Result<BoundServer<'a>, Reason> {
+        let path = plain_path(&http.path)?;
+        let extensions = request.attributes.as_ref().map(|attributes| attributes.context_extensions.as_slice());
+        let mut named = extensions.unwrap_or_default().iter().filter(|entry| entry.key == SERVER_KEY.as_bytes());
+        let server = match (named.next(), named.next()) {
+            (Some(entry), None) => std::str::from_utf8(&entry.value).ok().and_then(|name| self.snapshot.server(name)),
+            (None, _) => {
+                std::str::from_utf8(&http.host).ok().and_then(|host| self.snapshot.server_by_route(host, path))
+            }
+            (Some(_), Some(_)) => None,
+        };
+        server.ok_or(Reason::UnknownServer)
+    }
+
+    /// The one way out: answer, audit record, metrics.
+    async fn finish(
+        &self,
+        outcome: Result<Permit<'a, L>, Denial>,
+        request: &CheckRequest,
+        trail: &Trail<'_>,
+        received: Instant,
+    ) -> CheckResponse {
+        let denial = match outcome {
+            Err(denial) => denial,
+            // The record comes before the permit is spent: without it there is no call.
+            Ok(permit) => match self.record(trail, None, received) {
+                Err(denial) => denial,
+                Ok(()) => {
+                    self.count(trail, None, received);
+                    let credential = permit.spend(self.now_ms).await;
+                    let others =
+                        self.snapshot.credential_headers().iter().map(AsRef::as_ref).chain(own_headers(request));
+                    return respond::allow(credential, others, metadata(trail, None));
+                }
+            },
+        };
+        // A refusal that cannot be recorded stays a refusal; the sink has counted the loss.
+        let denial = match self.record(trail, Some(&denial), received) {
+            Ok(()) => denial,
+            Err(unrecorded) => unrecorded,
+        };
+        self.count(trail, Some(denial.reason), received);
+        let context = Context {
+            asked: trail.asked,
+            era: trail.era,
+            id: trail.id,
+            policy_digest: trail.policy().map(|policy| policy.digest().as_str()),
+            request_id: trail.request_id,
+            resource_metadata: trail.server.and_then(|server| server.server.resource_metadata()),
+            requested_version: trail.requested_version,
+            versions: trail.server.map_or(ProtocolVersion::ALL, |server| server.server.versions()),
+        };
+        respond::deny(answer(&denial, &context), metadata(trail, Some(&denial)))
+    }
+
+    fn record(&self, trail: &Trail<'_>, denial: Option<&Denial>, received: Instant) -> Result<(), Denial> {
+        let principal = trail.caller.map(|caller| caller.principal);
+        let record = Record {
+            time_ms: self.now_ms,
+            reason: denial.map(|denial| denial.reason),
+            rule: denial.map_or("", |denial| &denial.rule.pointer),
+            rule_exact: denial.and_then(|denial| denial.rule.exact.as_deref()),
+            policy: trail.policy().map(|policy| &**policy.id()),
+            policy_digest: trail.policy().map(|policy| policy.digest().as_str()),
+            server: trail.server_name(),
+            principal: principal.map(|principal| &*principal.subject),
+            grant: principal.map(|principal| &*principal.grant),
+            method: trail.method,
+            tool: trail.tool.as_deref(),
+            arguments: trail.arguments,
+            request_id: trail.request_id,
+            stream_id: trail.stream_id,
+            latency_us: u64::try_from(received.elapsed().as_micros()).unwrap_or(u64::MAX),
+        };
+        let mut line = String::with_capacity(768);
+        record.write(&mut line);
+        self.adapter.audit.append(line.as_bytes()).map_err(|_| Denial::built_in(Reason::AuditUnavailable))
+    }
+
+    fn count(&self, trail: &Trail<'_>, reason: Option<Reason>, received: Instant) {
+        let metrics = &self.adapter.metrics;
+        metrics.request(
+            reason.map_or(Verdict::Allow, Verdict::Deny),
+            trail.server_name().unwrap_or(UNKNOWN_SERVER),
+            trail.method,
+            received.elapsed(),
+        );
+        if let Some(kind) = reason.and_then(error_kind) {
+            metrics.error(kind);
+        }
+    }
+}
+
+/// Which of the refusals are failures of our own, to be counted as such.
+fn error_kind(reason: Reason) -> Option<ErrorKind> {
+    const FAILURES: [(Reason, ErrorKind); 6] = [
+        (Reason::AuditUnavailable, ErrorKind::Audit),
+        (Reason::CredentialUnavailable, ErrorKind::Credential),
+        (Reason::Deadline, ErrorKind::Deadline),
+        (Reason::Internal, ErrorKind::Internal),
+        (Reason::LedgerUnavailable, ErrorKind::Ledger),
+        (Reason::Overload, ErrorKind::Overload),
+    ];
+    FAILURES.iter().find(|(failure, _)| *failure == reason).map(|(_, kind)| *kind)
+}
+
+fn http_of(request: &CheckRequest) -> Option<&HttpRequest> {
+    request.attributes.as_ref()?.request.as_ref()?.http.as_ref()
+}
+
+/// Every header line, whichever of the two forms Envoy used.
+fn header_lines(http: &HttpRequest) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let raw = http.header_map.iter().flat_map(|map| &map.headers).map(|header| {
+        let value = if header.raw_value.is_empty() { &header.value } else { &header.raw_value };
+        (&*header.key, &**value)
+    });
+    raw.chain(http.headers.iter().map(|entry| (&*entry.key, &*entry.value)))
+}
+
+fn classify(http: &HttpRequest, limits: HeaderLimits) -> Result<Headers<'_>, Reason> {
+    // A line that is in both forms would be refused as a repeat, so nothing needs to trust either one alone.
+    let repeats = if http.headers.is_empty() { Repeats::Apart } else { Repeats::Joined };
+    Headers::classify(header_lines(http), repeats, limits)
+}
+
+/// Names of our own header space that the client sent.
+fn own_headers(request: &CheckRequest) -> impl Iterator<Item = &str> {
+    http_of(request)
+        .into_iter()
+        .flat_map(header_lines)
+        .filter_map(|(name, _)| std::str::from_utf8(name).ok())
+        .filter(|name| name.starts_with(OWN_PREFIX))
+}
+
+/// A page in a browser may have been made to call a server on the user's own machine or network (DNS rebinding).
+fn check_origin(server: &Server, http: &HttpRequest, headers: &Headers<'_>) -> Result<(), Reason> {
+    let origin = headers.origin.is_none_or(|origin| server.allows_origin(origin));
+    let host = std::str::from_utf8(&http.host).is_ok_and(|host| server.allows_host(host));
+    if origin && host { Ok(()) } else { Err(Reason::Origin) }
+}
+
+/// GET opens and DELETE ends what only a legacy session has.
+fn check_stream(
+    headers: &Headers<'_>,
+    body: &[u8],
+    size: Option<u64>,
+    versions: &[ProtocolVersion],
+    trail: &mut Trail<'_>,
+) -> Result<(), Reason> {
+    headers.check_whole(body, size)?;
+    if !body.is_empty() {
+        return Err(Reason::MalformedEmpty);
+    }
+    if headers.mcp_method.is_some() || headers.mcp_name.is_some() {
+        return Err(Reason::HeaderMismatch);
+    }
+    let version =
+        headers.mcp_protocol_version.map(|name| ProtocolVersion::parse(name).ok_or(Reason::UnsupportedVersion));
+    let legacy = match version.transpose()? {
+        None => versions.iter().any(|version| version.era() == Era::Legacy),
+        Some(version) if !versions.contains(&version) => return Err(Reason::UnsupportedVersion),
+        Some(version) => version.era() == Era::Legacy,
+    };
+    if !legacy {
+        trail.era = Era::Modern;
+    }
+    // Without a session there is no stream to open or to end; SDK clients read 405 as "no stream here".
+    if legacy && headers.mcp_session_id.is_some() { Ok(()) } else { Err(Reason::HttpMethod) }
+}
+
+fn read_message<'a>(
+    document: &'a Document<'a>,
+    headers: &Headers<'_>,
+    versions: &[ProtocolVersion],
+    trail: &mut Trail<'a>,
+) -> Result<Message<'a>, Denial> {
+    let message = Message::read(document, headers, versions).map_err(|refused| {
+        trail.era = refused.era;
+        trail.id = refused.id;
+        trail.method = refused.method.map_or("_other", Method::name);
+        trail.asked = match (refused.expects_answer, refused.method) {
+            (false, _) => Asked::NoAnswer,
+            (true, None) if refused.id.is_none() => Asked::Unread,
+            (true, Some(Method::Initialize)) => Asked::Initialize,
+            (true, Some(Method::ToolsCall)) => Asked::ToolCall,
+            (true, _) => Asked::Request,
+        };
+        Denial::with_message(refused.reason, refused.message)
+    })?;
+    trail.era = message.era;
+    trail.id = message.id;
+    trail.method = message.method_name();
+    trail.asked = match message.body {
+        Body::Notification(_) | Body::Response => Asked::NoAnswer,
+        Body::Request(Method::Initialize) => Asked::Initialize,
+        Body::Request(_) => Asked::Request,
+        Body::ToolCall(call) => {
+            trail.tool = Some(call.name());
+            trail.arguments = call.arguments;
+            Asked::ToolCall
+        }
+    };
+    // A response carries the id of the server's request; nobody waits for an answer under it.
+    if trail.asked == Asked::NoAnswer {
+        trail.id = None;
+    }
+    Ok(message)
+}
+
+/// `x-request-id` may be the client's own choice, so only what cannot hurt a log or carry much out is kept.
+fn is_correlation_id(id: &str) -> bool {
+    (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// What Envoy's access log, tracer and later filters may know: `%DYNAMIC_METADATA(envoy.filters.http.ext_authz:decision)%`.
+fn metadata(trail: &Trail<'_>, denial: Option<&Denial>) -> Struct {
+    let mut out = Struct::default();
+    out.push_text("decision", if denial.is_some() { "deny" } else { "allow" });
+    out.push_text("reason", denial.map_or("allowed", |denial| denial.reason.name()));
+    if let Some(denial) = denial {
+        out.push_text("rule", &*denial.rule.pointer);
+    }
+    if let Some(server) = trail.server_name() {
+        out.push_text("server", server);
+    }
+    if let Some(caller) = trail.caller {
+        out.push_text("grant", &*caller.principal.grant);
+    }
+    if let Some(policy) = trail.policy() {
+        out.push_text("policy", &**policy.id());
+        out.push_text("policy_digest", policy.digest().as_str());
+    }
+    out.push_text("method", trail.method);
+    out
+}

@@ -1,0 +1,161 @@
+//! Everything a decision depends on besides the request, the time and the counters: loaded together, never changed.
+//!
+//! Owns the reading of all documents and the references between them. A snapshot exists only if no file has a defect, so
+//! whoever holds one never sees half of a change.
+
+pub(crate) mod load;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use mcp_authz_core::{
+    decision::Reason,
+    document::Defect,
+    grant::{Grant, Grants},
+    policy::Policy,
+    principal::Principal,
+    server::{Registry, Server},
+};
+
+use crate::{config::Paths, credential::Credential};
+
+/// What belongs to a server besides its entry.
+#[derive(Debug)]
+struct Binding {
+    policy: Option<Arc<Policy>>,
+    credential: Credential,
+}
+
+/// All documents at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    registry: Registry,
+    /// By [`Server::ordinal`].
+    bindings: Vec<Binding>,
+    policies: BTreeMap<Arc<str>, Arc<Policy>>,
+    grants: Grants,
+    /// By [`Grant::ordinal`].
+    grant_policies: Vec<Option<Arc<Policy>>>,
+    revision: Arc<str>,
+    /// Names of the headers that credentials of any server are put in, sorted.
+    credential_headers: Vec<Box<str>>,
+    /// Like the revision, with the secrets. Never shown.
+    fingerprint: [u8; 32],
+}
+
+/// One server of a snapshot with what belongs to it.
+#[derive(Clone, Copy, Debug)]
+pub struct BoundServer<'s> {
+    /// The entry of the registry.
+    pub server: &'s Server,
+    /// For principals whose grant names no policy.
+    pub policy: Option<&'s Arc<Policy>>,
+    /// What Envoy puts on requests to it.
+    pub credential: &'s Credential,
+}
+
+/// Who calls, and which policy holds for the call.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'s> {
+    /// Who.
+    pub principal: &'s Principal,
+    /// The grant's policy, else the server's; `None` means that nothing is allowed.
+    pub policy: Option<&'s Arc<Policy>>,
+}
+
+/// A snapshot fresh from its files.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// What is legal and probably not meant.
+    pub warnings: Vec<Defect>,
+}
+
+impl Snapshot {
+    /// Reads every file and checks every reference. Blocks on files.
+    ///
+    /// # Errors
+    /// Every defect of every file; the operator mends them.
+    pub fn load(paths: &Paths) -> Result<Loaded, Vec<Defect>> {
+        load::load(paths)
+    }
+
+    /// The server of that name.
+    #[must_use]
+    pub fn server(&self, name: &str) -> Option<BoundServer<'_>> {
+        self.bound(self.registry.by_name(name)?)
+    }
+
+    /// The server that claims this host and exactly this path without its query.
+    #[must_use]
+    pub fn server_by_route(&self, host: &str, path: &str) -> Option<BoundServer<'_>> {
+        self.bound(self.registry.by_route(host, path)?)
+    }
+
+    fn bound<'s>(&'s self, server: &'s Arc<Server>) -> Option<BoundServer<'s>> {
+        let binding = self.bindings.get(server.ordinal())?;
+        Some(BoundServer { server, policy: binding.policy.as_ref(), credential: &binding.credential })
+    }
+
+    /// Finds out who presents a token to a server at `now_ms`, in Unix milliseconds.
+    ///
+    /// # Errors
+    /// Why the token is refused; all refusals take the same steps.
+    pub fn resolve<'s>(&'s self, token: &[u8], server: BoundServer<'s>, now_ms: u64) -> Result<Caller<'s>, Reason> {
+        let grant = self.grants.resolve(token, server.server.name(), now_ms)?;
+        let own = self.grant_policies.get(grant.ordinal()).and_then(Option::as_ref);
+        // A grant that names a policy is never judged by another one.
+        let policy = if grant.policy().is_some() { own } else { server.policy };
+        Ok(Caller { principal: grant.principal(), policy })
+    }
+
+    /// Every server in the order of the file.
+    pub fn servers(&self) -> impl Iterator<Item = BoundServer<'_>> {
+        self.registry.servers().iter().filter_map(|server| self.bound(server))
+    }
+
+    /// The policy of that id.
+    #[must_use]
+    pub fn policy(&self, id: &str) -> Option<&Arc<Policy>> {
+        self.policies.get(id)
+    }
+
+    /// Every policy by id.
+    pub fn policies(&self) -> impl ExactSizeIterator<Item = &Arc<Policy>> {
+        self.policies.values()
+    }
+
+    /// Every grant, in an order that says nothing.
+    pub fn grants(&self) -> std::slice::Iter<'_, Grant> {
+        self.grants.iter()
+    }
+
+    /// Names the documents that the snapshot was made of: `sha256:` and 64 hexadecimal digits, over the names and bytes of
+    /// the servers file and all policies and grant files. Secrets take no part: from a published digest a weak one could
+    /// be guessed.
+    #[must_use]
+    pub fn revision(&self) -> &str {
+        &self.revision
+    }
+
+    /// Every server's name in the order of the file.
+    pub fn server_names(&self) -> impl Iterator<Item = &str> {
+        self.registry.servers().iter().map(|server| server.name().as_ref())
+    }
+
+    /// Lower-case names of the headers that carry a credential to some server, sorted. What a client sends in one of them
+    /// must never pass for a credential of ours.
+    #[must_use]
+    pub fn credential_headers(&self) -> &[Box<str>] {
+        &self.credential_headers
+    }
+
+    /// Whether both were made of the same bytes, secrets included.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,365 @@
+//! From folders to a snapshot. Every file is read to its end before anything is refused.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use mcp_authz_core::{
+    decision::pointer,
+    document::{Defect, Format, quoted, suggestion},
+    grant::{GrantsFiles, GrantsReader},
+    policy::{Compiled, Policy, Source},
+    server::{NAME_RULE, Reference, ServersFile, is_name},
+};
+use secrecy::zeroize::Zeroizing;
+use sha2::{Digest as _, Sha256};
+
+use super::{Binding, Loaded, Snapshot};
+use crate::{
+    config::Paths,
+    credential::{Credential, SECRET_BYTES_MAX},
+    files::{self, DOCUMENT_BYTES_MAX, FileError, Folder, Stamp},
+};
+
+/// How often reading starts again when files change under it.
+const ATTEMPTS_MAX: u32 = 5;
+
+pub(super) fn load(paths: &Paths) -> Result<Loaded, Vec<Defect>> {
+    for _ in 0..ATTEMPTS_MAX {
+        let mut loader = Loader::default();
+        let outcome = loader.load(paths);
+        // INVARIANT: nothing that was read has changed meanwhile, so all of it was there at one moment.
+        if loader.is_steady() {
+            return outcome;
+        }
+    }
+    let message = "changes faster than it can be read: write files elsewhere and rename them into place";
+    Err(vec![Defect::of_file(&paths.servers.display().to_string(), message)])
+}
+
+const SHARED_HINT: &str = "chmod 600, or `defaultMode: 0400` on the volume";
+
+/// A file that was read.
+pub(crate) struct Document {
+    /// How it is called in messages.
+    pub(crate) display: String,
+    /// Its name in its folder.
+    pub(crate) name: String,
+    pub(crate) format: Format,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// A file name without its extension.
+fn stem(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(stem, _)| stem)
+}
+
+/// Whether links out of a folder are followed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Links {
+    Anywhere,
+    Inside,
+}
+
+/// Reads files and remembers what it saw of them.
+#[derive(Default)]
+pub(crate) struct Loader {
+    stamps: Vec<(PathBuf, Option<Stamp>)>,
+    pub(crate) defects: Vec<Defect>,
+    pub(crate) warnings: Vec<Defect>,
+    revision: Sha256,
+    fingerprint: Sha256,
+}
+
+/// Policies by id, and every id in use, also of policies with defects.
+pub(crate) struct Policies {
+    pub(crate) compiled: BTreeMap<Arc<str>, Arc<Policy>>,
+    /// `None` if the folder could not be listed.
+    ids: Option<BTreeSet<String>>,
+}
+
+impl Loader {
+    fn load(&mut self, paths: &Paths) -> Result<Loaded, Vec<Defect>> {
+        let servers = self.servers(&paths.servers);
+        let policies = self.policies(&paths.policies);
+        let grants = self.grants(&paths.grants);
+        if let Some(servers) = &servers {
+            self.check_policies(&servers.policies, &policies);
+            self.check_servers(&grants.servers, servers);
+        }
+        self.check_policies(&grants.policies, &policies);
+        let bindings = servers.as_ref().map(|servers| self.bindings(servers, &policies, &paths.credentials));
+        if !self.defects.is_empty() {
+            return Err(in_order(std::mem::take(&mut self.defects)));
+        }
+        let (Some(servers), Some(bindings)) = (servers, bindings) else {
+            // Whatever made one of them missing was noted; never serve without it.
+            return Err(vec![Defect::of_file(&paths.servers.display().to_string(), "cannot be used")]);
+        };
+        self.warn_of_dead_ends(&servers, &grants);
+        let grants = grants.grants;
+        let grant_policies = grants.iter().map(|grant| find(&policies, grant.policy())).collect();
+        let headers: BTreeSet<&str> = bindings.iter().filter_map(|binding| binding.credential.header_name()).collect();
+        let credential_headers = headers.into_iter().map(Box::from).collect();
+        let snapshot = Snapshot {
+            registry: servers.registry,
+            bindings,
+            policies: policies.compiled,
+            grants,
+            grant_policies,
+            revision: format!("sha256:{}", hex(&self.revision.clone().finalize())).into(),
+            credential_headers,
+            fingerprint: self.fingerprint.clone().finalize().into(),
+        };
+        Ok(Loaded { snapshot, warnings: std::mem::take(&mut self.warnings) })
+    }
+
+    fn is_steady(&self) -> bool {
+        self.stamps.iter().all(|(path, stamp)| Stamp::of(path) == *stamp)
+    }
+
+    /// Reads one file; a file that cannot be read is a defect.
+    pub(crate) fn file(&mut self, path: &Path, display: &str, bytes_max: u64) -> Option<Vec<u8>> {
+        self.stamps.push((path.to_owned(), Stamp::of(path)));
+        match files::read(path, bytes_max) {
+            Ok(bytes) => Some(bytes),
+            Err(error) => {
+                self.defects.push(Defect::of_file(display, error.to_string()));
+                None
+            }
+        }
+    }
+
+    /// Lists a folder; one that cannot be listed is a defect.
+    fn folder(&mut self, path: &Path) -> Option<Folder> {
+        self.stamps.push((path.to_owned(), Stamp::of(path)));
+        self.stamps.push((path.join("..data"), Stamp::of(&path.join("..data"))));
+        match Folder::list(path) {
+            Ok(folder) => Some(folder),
+            Err(error) => {
+                self.defects.push(Defect::of_file(&path.display().to_string(), error.to_string()));
+                None
+            }
+        }
+    }
+
+    /// Reads one document of a folder.
+    fn document(&mut self, folder: &Folder, name: &str, links: Links) -> Option<Document> {
+        let (path, display) = (folder.path_of(name), folder.display_of(name));
+        let format = Format::of_name(name)?;
+        if links == Links::Inside
+            && let Err(error @ FileError::Outside) = files::check_inside(&path, folder.path())
+        {
+            self.defects.push(Defect::of_file(&display, error.to_string()));
+            return None;
+        }
+        let bytes = self.file(&path, &display, DOCUMENT_BYTES_MAX)?;
+        Some(Document { display, name: name.to_owned(), format, bytes })
+    }
+
+    /// Counts a document in the revision. Lengths keep apart what would run together.
+    fn revise(&mut self, kind: &str, name: &str, bytes: &[u8]) {
+        for part in [kind.as_bytes(), name.as_bytes(), bytes] {
+            let length = u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes();
+            for digest in [&mut self.revision, &mut self.fingerprint] {
+                digest.update(length);
+                digest.update(part);
+            }
+        }
+    }
+
+    pub(crate) fn servers(&mut self, path: &Path) -> Option<ServersFile> {
+        let display = path.display().to_string();
+        let bytes = self.file(path, &display, DOCUMENT_BYTES_MAX)?;
+        self.revise("servers", "", &bytes);
+        let format = Format::of_name(&display).unwrap_or(Format::Yaml);
+        let mut file = ServersFile::read(&display, &bytes, format);
+        self.defects.append(&mut file.defects);
+        self.warnings.append(&mut file.warnings);
+        Some(file)
+    }
+
+    pub(crate) fn policies(&mut self, path: &Path) -> Policies {
+        let Some(folder) = self.folder(path) else {
+            return Policies { compiled: BTreeMap::new(), ids: None };
+        };
+        let mut compiled = BTreeMap::new();
+        let mut ids: BTreeMap<String, String> = BTreeMap::new();
+        for name in folder.documents().iter().filter(|name| !is_case_file(name)) {
+            let (id, display) = (stem(name), folder.display_of(name));
+            if let Some(first) = ids.get(id) {
+                let message = format!("the policy id {} is taken by {first}", quoted(id));
+                self.defects.push(Defect::of_file(&display, message));
+            } else {
+                ids.insert(id.to_owned(), display);
+            }
+            let Some(document) = self.document(&folder, name, Links::Anywhere) else { continue };
+            self.revise("policy", name, &document.bytes);
+            if let Some(policy) = self.policy(&document) {
+                compiled.entry(Arc::from(id)).or_insert_with(|| Arc::new(policy));
+            }
+        }
+        Policies { compiled, ids: Some(ids.into_keys().collect()) }
+    }
+
+    /// Compiles one policy, named by its file.
+    pub(crate) fn policy(&mut self, document: &Document) -> Option<Policy> {
+        let id = stem(&document.name);
+        if !is_name(id) {
+            let message = format!("the file name {} gives no policy id: {NAME_RULE}", quoted(id));
+            self.defects.push(Defect::of_file(&document.display, message));
+        }
+        let source = Source { id, file: &document.display, bytes: &document.bytes, format: document.format };
+        match Policy::compile(&source) {
+            Ok(Compiled { policy, mut warnings }) => {
+                self.warnings.append(&mut warnings);
+                Some(policy)
+            }
+            Err(mut defects) => {
+                self.defects.append(&mut defects);
+                None
+            }
+        }
+    }
+
+    pub(crate) fn grants(&mut self, path: &Path) -> GrantsFiles {
+        let mut reader = GrantsReader::default();
+        if let Some(folder) = self.folder(path) {
+            for name in folder.documents() {
+                let Some(document) = self.document(&folder, name, Links::Inside) else { continue };
+                self.revise("grants", name, &document.bytes);
+                self.warn_if_shared(&folder.path_of(name), &document.display);
+                reader.add(&document.display, &document.bytes, document.format);
+            }
+        }
+        let mut files = reader.finish();
+        self.defects.append(&mut files.defects);
+        self.warnings.append(&mut files.warnings);
+        if files.grants.is_empty() && self.defects.is_empty() {
+            let message = "holds no grant: every call will be refused";
+            self.warnings.push(Defect::of_file(&path.display().to_string(), message));
+        }
+        files
+    }
+
+    pub(crate) fn warn_if_shared(&mut self, path: &Path, display: &str) {
+        if files::is_shared(path) {
+            let defect = Defect::of_file(display, "can be read by others than its owner");
+            self.warnings.push(defect.with_hint(SHARED_HINT));
+        }
+    }
+
+    fn check_policies(&mut self, references: &[Reference], policies: &Policies) {
+        let Some(ids) = &policies.ids else { return };
+        self.check(references, "policy", &ids.iter().map(String::as_str).collect());
+    }
+
+    fn check_servers(&mut self, references: &[Reference], servers: &ServersFile) {
+        let Some(names) = &servers.names else { return };
+        self.check(references, "server", &names.iter().map(AsRef::as_ref).collect());
+    }
+
+    fn check(&mut self, references: &[Reference], kind: &str, known: &BTreeSet<&str>) {
+        for reference in references.iter().filter(|reference| !known.contains(reference.name.as_ref())) {
+            let defect = reference.site.defect(format!("there is no {kind} {}", quoted(&reference.name)));
+            self.defects.push(match suggestion(&reference.name, known.iter().copied()) {
+                Some(close) => defect.with_hint(format!("did you mean `{close}`?")),
+                None => defect,
+            });
+        }
+    }
+
+    /// Reads the secrets of all servers. Only servers without defects are in the registry; the rest count as noted.
+    fn bindings(&mut self, servers: &ServersFile, policies: &Policies, folder: &Path) -> Vec<Binding> {
+        let read =
+            |loader: &mut Self, reference: &Reference| (reference.name.clone(), loader.secret(reference, folder));
+        let secrets: BTreeMap<_, _> = servers.secrets.iter().map(|reference| read(self, reference)).collect();
+        let mut bindings = Vec::new();
+        for server in servers.registry.servers() {
+            let policy = find(policies, server.policy());
+            let file = server.credential().secret_file();
+            let bytes = match file {
+                None => Some(&[][..]),
+                Some(name) => secrets.get(name).and_then(Option::as_ref).map(|bytes| bytes.as_slice()),
+            };
+            let Some(bytes) = bytes else { continue };
+            match Credential::prepare(server.credential(), bytes) {
+                Ok(credential) => bindings.push(Binding { policy, credential }),
+                Err(error) => {
+                    let own = pointer(&["servers", server.name(), "credential"]);
+                    let site = servers.secrets.iter().find(|reference| reference.site.is_below(&own));
+                    self.defects.extend(site.map(|reference| reference.site.defect(error.to_string())));
+                }
+            }
+        }
+        bindings
+    }
+
+    /// Reads one secret. Messages show the place of the path, not the path: people paste the secret itself there.
+    fn secret(&mut self, reference: &Reference, folder: &Path) -> Option<Zeroizing<Vec<u8>>> {
+        let path = folder.join(reference.name.as_ref());
+        self.stamps.push((path.clone(), Stamp::of(&path)));
+        let read = files::check_inside(&path, folder).and_then(|()| files::read(&path, SECRET_BYTES_MAX));
+        match read {
+            Ok(bytes) => {
+                self.fingerprint.update(u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
+                self.fingerprint.update(&bytes);
+                if files::is_shared(&path) {
+                    let warning = reference.site.defect("the secret file can be read by others than its owner");
+                    self.warnings.push(warning.with_hint(SHARED_HINT));
+                }
+                Some(Zeroizing::new(bytes))
+            }
+            Err(error) => {
+                let defect = reference.site.defect(format!("the secret file {error}"));
+                self.defects.push(defect.with_hint(format!("the path starts at {}", folder.display())));
+                None
+            }
+        }
+    }
+
+    /// Warns of grants that allow nothing because no policy holds for them.
+    fn warn_of_dead_ends(&mut self, servers: &ServersFile, grants: &GrantsFiles) {
+        let all = servers.registry.servers().iter();
+        let bare: BTreeSet<&Arc<str>> = all.filter(|server| server.policy().is_none()).map(|s| s.name()).collect();
+        for (label, site) in &grants.labels {
+            let Some(grant) = grants.grants.by_label(label) else { continue };
+            if grant.policy().is_some() {
+                continue;
+            }
+            for server in grant.servers().iter().filter(|server| bare.contains(server)) {
+                let message = format!("no policy holds for this grant at the server {}", quoted(server));
+                let warning =
+                    site.defect(message).with_hint("every call will be denied: name a `policy` in one of them");
+                self.warnings.push(warning);
+            }
+        }
+    }
+}
+
+/// Brings together what was found about one file, files in the order in which they were first spoken of.
+pub(crate) fn in_order(mut defects: Vec<Defect>) -> Vec<Defect> {
+    let mut files: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+    for defect in &defects {
+        let next = files.len();
+        files.entry(Arc::clone(&defect.file)).or_insert(next);
+    }
+    let place = |defect: &Defect| files.get(&defect.file).copied();
+    defects.sort_by(|a, b| (place(a), a.line, &a.pointer).cmp(&(place(b), b.line, &b.pointer)));
+    defects
+}
+
+/// `x.test.json` and `x.test.yaml` hold cases for `mcp-authz test`, not policies.
+pub(crate) fn is_case_file(name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(stem, _)| stem.ends_with(".test"))
+}
+
+fn find(policies: &Policies, id: Option<&Arc<str>>) -> Option<Arc<Policy>> {
+    policies.compiled.get(id?).map(Arc::clone)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

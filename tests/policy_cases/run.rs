@@ -1,0 +1,87 @@
+//! The policy language against its acceptance cases.
+
+use mcp_authz_core::document::Format;
+use mcp_authz_core::policy::{Policy, Source};
+use mcp_authz_core::selftest::{self, CaseFile, Loaded, Reading, Results};
+
+const PUBLISHED: &[u8] = include_bytes!("published.test.json");
+
+fn run(name: &str, bytes: &[u8], reading: Reading) -> Results {
+    let format = Format::of_name(name).expect("a known extension");
+    let file = CaseFile { file: name, bytes, format };
+    let mut load = |file: &str| -> Result<Loaded, String> { Err(format!("no file {file} here")) };
+    selftest::run(&file, reading, &mut load).unwrap_or_else(|defects| {
+        let lines: Vec<String> = defects.iter().map(ToString::to_string).collect();
+        panic!("{}", lines.join("\n"));
+    })
+}
+
+fn assert_all_pass(results: &Results, least: usize) {
+    let lines: Vec<String> = results.failures.iter().map(ToString::to_string).collect();
+    assert!(lines.is_empty(), "{} failures:\n{}", lines.len(), lines.join("\n"));
+    assert!(results.passed >= least, "only {} checks ran", results.passed);
+}
+
+#[test]
+fn the_published_cases_hold() {
+    assert_all_pass(&run("published.test.json", PUBLISHED, Reading::AsWritten), 300);
+}
+
+#[test]
+fn the_published_cases_hold_under_compat() {
+    assert_all_pass(&run("published.test.json", PUBLISHED, Reading::Compat), 300);
+}
+
+/// Every policy of the file that must be refused, with the whole text of its refusal.
+const REFUSALS: &[(&str, &str)] = &[
+    ("invalid/version-2", "p.json:1: /version: version `2` is not supported, expected `1`"),
+    ("invalid/default-missing", "p.json:1: missing key `default`"),
+    ("invalid/unknown-top-key", "p.json:1: unknown key `tool` (did you mean `tools`?)"),
+    ("invalid/unknown-tool-key", "p.json:1: /tools/t: unknown key `denyif` (did you mean `deny_if`?)"),
+    ("invalid/bad-regex", "p.json:1: /tools/t/require/0/conditions/0/value: invalid pattern: missing `]`"),
+    (
+        "invalid/lookahead",
+        "p.json:1: /tools/t/require/0/conditions/0/value: invalid pattern: look-ahead is not supported",
+    ),
+    (
+        "invalid/lt-not-number",
+        "p.json:1: /tools/t/require/0/conditions/0/value: expected a number for `lt`, found a string",
+    ),
+    (
+        "invalid/exists-not-bool",
+        "p.json:1: /tools/t/require/0/conditions/0/value: expected `true` or `false`, found a string \
+         (only these two words, unquoted)",
+    ),
+    ("invalid/empty-conditions", "p.json:1: /tools/t/require/0/conditions: needs at least one condition"),
+    ("invalid/bad-window", "p.json:1: /tools/t/limits/0/window: expected one of `minute`, `hour`, `day`, found `week`"),
+    (
+        "invalid/max-negative",
+        "p.json:1: /tools/t/limits/0/max: expected a whole number from 0 to 4503599627370496, found `-1`",
+    ),
+    (
+        "invalid/duplicate-counter",
+        "p.json:1: /tools/t/limits/1: counter `c` has the window `hour` elsewhere, here `day` (give it another name)",
+    ),
+    (
+        "invalid/all-tools-increment-from",
+        "p.json:1: /all_tools/limits/0/increment_from: a limit of `all_tools` counts calls: \
+         `increment_from` needs the arguments of one tool",
+    ),
+    ("invalid/hide-empty", "p.json:1: /hide/0: the name of a tool must not be empty"),
+];
+
+#[test]
+fn each_invalid_policy_is_refused_by_a_message_that_names_the_fault() {
+    let file: serde_json::Value = serde_json::from_slice(PUBLISHED).unwrap();
+    let invalid = file["invalid_policies"].as_array().unwrap();
+    let mut actual = Vec::new();
+    for case in invalid {
+        let bytes = case["policy"].to_string();
+        let source = Source { id: "p", file: "p.json", bytes: bytes.as_bytes(), format: Format::Json };
+        let defects = Policy::compile(&source).expect_err(case["id"].as_str().unwrap());
+        let lines: Vec<String> = defects.iter().map(ToString::to_string).collect();
+        actual.push((case["id"].as_str().unwrap().to_owned(), lines.join("\n")));
+    }
+    let expected: Vec<(String, String)> = REFUSALS.iter().map(|(id, text)| ((*id).into(), (*text).into())).collect();
+    assert_eq!(actual, expected);
+}
