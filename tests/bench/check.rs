@@ -27,6 +27,8 @@ mod process;
 mod report;
 #[path = "check/requests.rs"]
 mod requests;
+#[path = "check/scene.rs"]
+mod scene;
 #[path = "check/servers.rs"]
 mod servers;
 

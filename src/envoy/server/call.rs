@@ -93,7 +93,6 @@ impl<C: Check> Inner<C> {
         let answer = unwind(self.check.check(request, meta)).await;
         Ok(answer.unwrap_or_else(|_| {
             (self.observer)(Event::CheckPanicked);
-            tracing::error!("the handler of a check panicked; the call was refused");
             self.check.panicked()
         }))
     }

@@ -58,7 +58,8 @@ pub(crate) fn drive(endpoint: &Endpoint, body_bytes: usize, count: usize) -> any
 /// The servers compared; the first is the yardstick.
 fn start(folder: &std::path::Path) -> anyhow::Result<Vec<(&'static str, Server)>> {
     let kinds = [servers::NULL, servers::NULL_DEFAULT, servers::PLUMBING];
-    kinds.into_iter().map(|kind| Ok((kind, Server::start(kind, folder)?))).collect()
+    let null = kinds.into_iter().map(|kind| Ok((kind, Server::start(kind, folder)?)));
+    null.chain([Server::start_real(folder).map(|server| ("mcp-authz", server))]).collect()
 }
 
 pub(crate) fn run(out: &mut impl Write) -> anyhow::Result<()> {
