@@ -40,6 +40,8 @@ pub struct Config {
     pub audit: Audit,
     /// Diagnostics on standard error.
     pub log: Log,
+    /// What is legal and probably not meant.
+    pub warnings: Vec<Defect>,
 }
 
 /// Where to listen.
@@ -216,27 +218,26 @@ const SECTIONS: &[&str] =
     &["listen", "tls", "danger_plaintext_tcp", "paths", "limits", "timeouts", "envoy", "audit", "log"];
 
 impl Config {
-    /// Reads settings from text; gives warnings beside them. `file` is how the operator names the file; relative paths in
-    /// it start at `folder`.
+    /// Reads settings from text. `file` is how the operator names the file; relative paths in it start at `folder`.
     ///
     /// # Errors
     /// Every defect, in the order of the lines.
-    pub fn parse(file: &str, bytes: &[u8], format: Format, folder: &Path) -> Result<(Self, Vec<Defect>), Vec<Defect>> {
+    pub fn parse(file: &str, bytes: &[u8], format: Format, folder: &Path) -> Result<Self, Vec<Defect>> {
         let report = Report::read(file, bytes, format);
         let config =
             report.root().and_then(|root| root.fields(SECTIONS)).and_then(|fields| read::config(&fields, folder));
         let (defects, warnings) = report.finish();
         match config {
-            Some(config) if defects.is_empty() => Ok((config, warnings)),
+            Some(config) if defects.is_empty() => Ok(Self { warnings, ..config }),
             Some(_) | None => Err(defects),
         }
     }
 
-    /// Reads a settings file; gives warnings beside the settings.
+    /// Reads a settings file.
     ///
     /// # Errors
     /// Every defect; a file that cannot be read is one.
-    pub fn load(path: &Path) -> Result<(Self, Vec<Defect>), Vec<Defect>> {
+    pub fn load(path: &Path) -> Result<Self, Vec<Defect>> {
         let name = path.display().to_string();
         let format = Format::of_name(&name).unwrap_or(Format::Yaml);
         let bytes = files::read(path, files::DOCUMENT_BYTES_MAX)

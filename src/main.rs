@@ -1,6 +1,6 @@
 //! The `mcp-authz` binary: reads the command line and hands over.
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use clap::Parser;
 use mcp_authz::command;
@@ -15,8 +15,12 @@ struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// Decide one request and explain it, condition by condition.
+    Eval(command::eval::Args),
     /// Answer Envoy.
     Serve(command::serve::Args),
+    /// Run policy test cases.
+    Test(command::test::Args),
 }
 
 fn main() -> ExitCode {
@@ -29,6 +33,9 @@ fn main() -> ExitCode {
         }
     };
     match args.command {
+        Command::Eval(args) => command::eval::run(args, &mut io::stdout(), &mut io::stderr()),
+        // The server's own threads write to both, so nothing here may hold their locks.
         Command::Serve(args) => command::serve::run(&args),
+        Command::Test(args) => command::test::run(args, &mut io::stdout(), &mut io::stderr()),
     }
 }

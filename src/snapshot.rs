@@ -5,7 +5,7 @@
 
 pub(crate) mod load;
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use mcp_authz_core::{
     decision::Reason,
@@ -17,25 +17,6 @@ use mcp_authz_core::{
 };
 
 use crate::{config::Paths, credential::Credential};
-
-/// Names the documents that a snapshot was made of: SHA-256 over the names and bytes of the servers file and all policies
-/// and grant files. Secrets take no part, for from a published digest a weak one could be guessed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Revision(Arc<str>);
-
-impl Revision {
-    /// The name: `sha256:` and 64 hexadecimal digits.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Revision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// What belongs to a server besides its entry.
 #[derive(Debug)]
@@ -50,13 +31,13 @@ pub struct Snapshot {
     registry: Registry,
     /// By [`Server::ordinal`].
     bindings: Vec<Binding>,
-    /// Sorted, each once.
-    credential_headers: Vec<Box<str>>,
     policies: BTreeMap<Arc<str>, Arc<Policy>>,
     grants: Grants,
     /// By [`Grant::ordinal`].
     grant_policies: Vec<Option<Arc<Policy>>>,
-    revision: Revision,
+    revision: Arc<str>,
+    /// Names of the headers that credentials of any server are put in, sorted.
+    credential_headers: Vec<Box<str>>,
     /// Like the revision, with the secrets. Never shown.
     fingerprint: [u8; 32],
 }
@@ -97,12 +78,6 @@ impl Snapshot {
     /// Every defect of every file; the operator mends them.
     pub fn load(paths: &Paths) -> Result<Loaded, Vec<Defect>> {
         load::load(paths)
-    }
-
-    /// Names of the headers that carry credentials of any server: a client's own copy must reach none of them.
-    #[must_use]
-    pub fn credential_headers(&self) -> &[Box<str>] {
-        &self.credential_headers
     }
 
     /// The server of that name.
@@ -155,10 +130,24 @@ impl Snapshot {
         self.grants.iter()
     }
 
-    /// Names the documents.
+    /// Names the documents that the snapshot was made of: `sha256:` and 64 hexadecimal digits, over the names and bytes of
+    /// the servers file and all policies and grant files. Secrets take no part: from a published digest a weak one could
+    /// be guessed.
     #[must_use]
-    pub fn revision(&self) -> &Revision {
+    pub fn revision(&self) -> &str {
         &self.revision
+    }
+
+    /// Every server's name in the order of the file.
+    pub fn server_names(&self) -> impl Iterator<Item = &str> {
+        self.registry.servers().iter().map(|server| server.name().as_ref())
+    }
+
+    /// Lower-case names of the headers that carry a credential to some server, sorted. What a client sends in one of them
+    /// must never pass for a credential of ours.
+    #[must_use]
+    pub fn credential_headers(&self) -> &[Box<str>] {
+        &self.credential_headers
     }
 
     /// Whether both were made of the same bytes, secrets included.

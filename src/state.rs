@@ -10,14 +10,14 @@ use mcp_authz_core::document::Defect;
 
 use crate::{
     config::Paths,
-    snapshot::{Loaded, Revision, Snapshot},
+    snapshot::{Loaded, Snapshot},
 };
 
 /// What is known about loading.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// What serves.
-    pub revision: Revision,
+    pub revision: Arc<str>,
     /// Unix milliseconds at which it began to serve.
     pub loaded_at_ms: u64,
     /// Reloads that found no defect.
@@ -30,26 +30,17 @@ pub struct Status {
     pub warnings: Vec<Defect>,
 }
 
-/// What a reload did.
-#[must_use]
+/// A reload that found no defect.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reload {
-    /// The files have defects; the last good snapshot serves on.
-    Kept {
-        /// All of them.
-        defects: Vec<Defect>,
-    },
-    /// Another snapshot serves.
-    Replaced {
-        /// What served until now.
-        from: Revision,
-        /// What serves; the same as `from` if only secrets changed.
-        to: Revision,
-        /// What is legal and probably not meant.
-        warnings: Vec<Defect>,
-    },
-    /// The files are as they were.
-    Unchanged,
+pub struct Reloaded {
+    /// Whether another snapshot serves now: some file, or some secret, is not as it was.
+    pub changed: bool,
+    /// What served until now.
+    pub from: Arc<str>,
+    /// What serves; the same as `from` if only secrets changed.
+    pub to: Arc<str>,
+    /// What is legal and probably not meant.
+    pub warnings: Vec<Defect>,
 }
 
 /// The snapshot that serves now.
@@ -63,22 +54,23 @@ pub struct State {
 }
 
 impl State {
-    /// Loads the first snapshot. Blocks on files.
+    /// Loads the first snapshot; gives warnings beside it. Blocks on files.
     ///
     /// # Errors
     /// Every defect of every file; there is nothing to serve.
-    pub fn load(paths: Paths, now_ms: u64) -> Result<Self, Vec<Defect>> {
-        let Loaded { snapshot, warnings } = Snapshot::load(&paths)?;
+    pub fn load(paths: &Paths, now_ms: u64) -> Result<(Self, Vec<Defect>), Vec<Defect>> {
+        let Loaded { snapshot, warnings } = Snapshot::load(paths)?;
         let status = Status {
-            revision: snapshot.revision().clone(),
+            revision: snapshot.revision().into(),
             loaded_at_ms: now_ms,
             reloads_ok: 0,
             reloads_failed: 0,
             defects: Vec::new(),
-            warnings,
+            warnings: warnings.clone(),
         };
         let current = ArcSwap::from_pointee(snapshot);
-        Ok(Self { paths, current, status: Mutex::new(status), reloading: Mutex::new(()) })
+        let state = Self { paths: paths.clone(), current, status: Mutex::new(status), reloading: Mutex::new(()) };
+        Ok((state, warnings))
     }
 
     /// What serves now. A request takes it once and keeps it until its end.
@@ -100,7 +92,10 @@ impl State {
     }
 
     /// Reads all files again and serves what they say, if they have no defect. Blocks on files.
-    pub fn reload(&self, now_ms: u64) -> Reload {
+    ///
+    /// # Errors
+    /// Every defect of every file; the last good snapshot serves on.
+    pub fn reload(&self, now_ms: u64) -> Result<Reloaded, Vec<Defect>> {
         let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = Snapshot::load(&self.paths);
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
@@ -108,20 +103,20 @@ impl State {
             Err(defects) => {
                 status.reloads_failed = status.reloads_failed.saturating_add(1);
                 status.defects.clone_from(&defects);
-                Reload::Kept { defects }
+                Err(defects)
             }
             Ok(Loaded { snapshot, warnings }) => {
                 status.reloads_ok = status.reloads_ok.saturating_add(1);
                 status.defects.clear();
                 status.warnings.clone_from(&warnings);
-                if snapshot.is_same(&self.current.load()) {
-                    return Reload::Unchanged;
+                let to: Arc<str> = snapshot.revision().into();
+                let from = std::mem::replace(&mut status.revision, Arc::clone(&to));
+                let changed = !snapshot.is_same(&self.current.load());
+                if changed {
+                    status.loaded_at_ms = now_ms;
+                    self.current.store(Arc::new(snapshot));
                 }
-                let to = snapshot.revision().clone();
-                let from = std::mem::replace(&mut status.revision, to.clone());
-                status.loaded_at_ms = now_ms;
-                self.current.store(Arc::new(snapshot));
-                Reload::Replaced { from, to, warnings }
+                Ok(Reloaded { changed, from, to, warnings })
             }
         }
     }
@@ -159,34 +154,34 @@ mod tests {
     #[test]
     fn files_with_defects_keep_the_last_good_snapshot_until_they_are_mended() {
         let folder = tempfile::tempdir().unwrap();
-        let state = State::load(files(folder.path()), 1).unwrap();
+        let state = State::load(&files(folder.path()), 1).unwrap().0;
         let first = state.snapshot();
         fs::write(folder.path().join("policies/p.yaml"), "version: '1'\ndefualt: allow\n").unwrap();
-        let Reload::Kept { defects } = state.reload(2) else { panic!("should be kept") };
-        assert!(defects[0].to_string().contains("unknown key `defualt`"), "{defects:?}");
+        let defects = state.reload(2).unwrap_err();
+        assert!(defects[1].to_string().contains("unknown key `defualt`"), "{defects:?}");
         assert!(Arc::ptr_eq(&state.snapshot(), &first));
         let status = state.status();
         assert_eq!((status.reloads_ok, status.reloads_failed, status.loaded_at_ms), (0, 1, 1));
         assert_eq!(status.defects, defects);
         fs::write(folder.path().join("policies/p.yaml"), "version: '1'\ndefault: deny\n").unwrap();
-        let Reload::Replaced { from, to, .. } = state.reload(3) else { panic!("should be replaced") };
-        assert_eq!((&from, &to), (first.revision(), state.snapshot().revision()));
-        assert_ne!(from, to);
+        let Reloaded { changed, from, to, .. } = state.reload(3).unwrap();
+        assert_eq!((from.as_ref(), to.as_ref()), (first.revision(), state.snapshot().revision()));
+        assert!(changed && from != to);
         let status = state.status();
         assert_eq!((status.reloads_ok, status.reloads_failed, status.loaded_at_ms), (1, 1, 3));
         assert_eq!(status.defects, []);
-        assert_eq!(state.reload(4), Reload::Unchanged);
+        assert!(!state.reload(4).unwrap().changed);
         assert_eq!(state.status().loaded_at_ms, 3);
     }
 
     #[test]
     fn a_rotated_secret_is_served_and_names_no_other_revision() {
         let folder = tempfile::tempdir().unwrap();
-        let state = State::load(files(folder.path()), 1).unwrap();
+        let state = State::load(&files(folder.path()), 1).unwrap().0;
         assert_eq!(header(&state), "one");
         fs::write(folder.path().join("credentials/token"), "two\n").unwrap();
-        let Reload::Replaced { from, to, .. } = state.reload(2) else { panic!("should be replaced") };
-        assert_eq!((from, header(&state).as_str()), (to, "two"));
+        let Reloaded { changed, from, to, .. } = state.reload(2).unwrap();
+        assert_eq!((changed, from, header(&state).as_str()), (true, to, "two"));
     }
 
     #[test]
@@ -194,7 +189,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let paths = files(folder.path());
         fs::remove_dir(folder.path().join("grants")).unwrap();
-        let defects = State::load(paths, 1).unwrap_err();
+        let defects = State::load(&paths, 1).unwrap_err();
         assert!(defects[0].to_string().ends_with("grants: cannot be read: no such file or directory"), "{defects:?}");
     }
 }

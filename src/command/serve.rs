@@ -34,7 +34,7 @@ use crate::{
         Settled, Settlement,
         memory::{Bounds, MemoryLedger, settle_leaks},
     },
-    state::{Reload, State},
+    state::{Reloaded, State},
     telemetry::{
         audit::{AuditSink, Sink, WhenUnavailable},
         log::{self, Format, Level, LogError, LogGuard},
@@ -63,15 +63,14 @@ pub struct Args {
 /// Runs the service to its end.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
-    let (config, warnings) = match Config::load(&args.config) {
-        Ok(loaded) => loaded,
+    let config = match Config::load(&args.config) {
+        Ok(config) => config,
         Err(defects) => return refuse(&defects),
     };
     let log = match start_log(config.log) {
         Ok(log) => log,
         Err(error) => return say(&format!("mcp-authz: {}", chain(&error))),
     };
-    warn_of(&warnings);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail("the runtime cannot start", &error),
@@ -127,7 +126,7 @@ async fn serve(config: &Config) -> Result<(), ExitCode> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry, clock.now_ms());
-    let state = load(config.paths.clone(), &metrics, clock.now_ms())?;
+    let state = load(&config.paths, &metrics, clock.now_ms())?;
     let audit = open_audit(&config.audit, &metrics)?;
     let tls = load_tls(config)?;
     let server = bind(config, tls.clone(), &metrics).await?;
@@ -150,7 +149,7 @@ async fn serve(config: &Config) -> Result<(), ExitCode> {
     let reloads = tokio::spawn(reloader.run());
     let adapter = adapter(config, &state, &clock, &metrics, &audit);
     health.serving().await;
-    tracing::info!(revision = %state.snapshot().revision(), "Ready.");
+    tracing::info!(revision = state.snapshot().revision(), "Ready.");
     let drained = server.serve(adapter, stop_signal(&view)).await.map_err(|error| fail("a listener", &error))?;
     if drained == Drained::Cut {
         tracing::warn!("Some calls were cut off: they did not end within timeouts.drain_ms.");
@@ -168,16 +167,12 @@ async fn serve(config: &Config) -> Result<(), ExitCode> {
     Ok(())
 }
 
-fn load(paths: Paths, metrics: &Metrics, now_ms: u64) -> Result<Arc<State>, ExitCode> {
-    let state = State::load(paths, now_ms).map_err(|defects| refuse(&defects))?;
-    warn_of(&state.status().warnings);
-    name_servers(&state, metrics);
+fn load(paths: &Paths, metrics: &Metrics, now_ms: u64) -> Result<Arc<State>, ExitCode> {
+    let (state, warnings) = State::load(paths, now_ms).map_err(|defects| refuse(&defects))?;
+    warn_of(&warnings);
+    metrics.set_servers(state.snapshot().server_names());
     metrics.config_taken(now_ms);
     Ok(Arc::new(state))
-}
-
-fn name_servers(state: &State, metrics: &Metrics) {
-    metrics.set_servers(state.snapshot().servers().map(|bound| &**bound.server.name()));
 }
 
 fn warn_of(warnings: &[Defect]) {
@@ -348,9 +343,9 @@ impl Reloader {
         }
     }
 
-    fn report(&self, outcome: Reload, now_ms: u64) {
+    fn report(&self, outcome: Result<Reloaded, Vec<Defect>>, now_ms: u64) {
         match outcome {
-            Reload::Kept { defects } => {
+            Err(defects) => {
                 self.metrics.config_refused();
                 self.metrics.error(ErrorKind::Config);
                 for defect in &defects {
@@ -361,15 +356,11 @@ impl Reloader {
                     "Configuration not reloaded: the last good one goes on serving."
                 );
             }
-            Reload::Replaced { from, to, warnings } => {
+            Ok(Reloaded { changed, from, to, warnings }) => {
                 warn_of(&warnings);
-                name_servers(&self.state, &self.metrics);
+                self.metrics.set_servers(self.state.snapshot().server_names());
                 self.metrics.config_taken(now_ms);
-                tracing::info!(%from, %to, "Configuration reloaded.");
-            }
-            Reload::Unchanged => {
-                self.metrics.config_taken(now_ms);
-                tracing::info!("Configuration reloaded: nothing has changed.");
+                tracing::info!(%from, %to, changed, "Configuration reloaded.");
             }
         }
     }
@@ -393,7 +384,7 @@ impl AdminView for View {
         let texts = |defects: &[Defect]| defects.iter().map(ToString::to_string).collect::<Vec<_>>();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "revision": status.revision.as_str(),
+            "revision": &*status.revision,
             "loaded_at": rfc3339(status.loaded_at_ms),
             "reloads_ok": status.reloads_ok,
             "reloads_failed": status.reloads_failed,
@@ -416,7 +407,7 @@ impl AdminView for View {
                 })
             })
             .collect();
-        json!({ "revision": snapshot.revision().as_str(), "policies": policies })
+        json!({ "revision": snapshot.revision(), "policies": policies })
     }
 }
 

@@ -40,6 +40,7 @@ pub(super) fn config(fields: &Fields<'_>, folder: &Path) -> Option<Config> {
         envoy: envoy?,
         audit: audit?,
         log: log?,
+        warnings: Vec::new(),
     })
 }
 

@@ -2,13 +2,13 @@ use super::*;
 
 const LISTEN: &str = "listen: {grpc: ['tcp://127.0.0.1:0'], admin: '127.0.0.1:0'}\n";
 
-fn parse(text: &str) -> Result<(Config, Vec<Defect>), Vec<Defect>> {
+fn parse(text: &str) -> Result<Config, Vec<Defect>> {
     Config::parse("config.yaml", text.as_bytes(), Format::Yaml, Path::new("/etc/x"))
 }
 
 /// Settings with a good `listen` and the given text after it.
 fn with(more: &str) -> Config {
-    parse(&format!("{LISTEN}{more}")).unwrap_or_else(|defects| panic!("{defects:?}")).0
+    parse(&format!("{LISTEN}{more}")).unwrap_or_else(|defects| panic!("{defects:?}"))
 }
 
 fn defects(text: &str) -> Vec<String> {
@@ -49,7 +49,7 @@ fn every_setting_has_its_default() {
 
 #[test]
 fn every_setting_is_read() {
-    let (config, warnings) = parse(
+    let config = parse(
         "listen:
   grpc: ['tcp://0.0.0.0:9191', 'unix:///run/a.sock', 'unix://b.sock', 'tcp://[::1]:1', 'tcp://localhost:2']
   admin: '[::1]:9192'
@@ -64,7 +64,7 @@ log: {level: debug, format: json}
 ",
     )
     .unwrap();
-    assert_eq!(warnings, []);
+    assert_eq!(config.warnings, []);
     assert_eq!(
         config.listen.grpc.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["tcp://0.0.0.0:9191", "unix:///run/a.sock", "unix:///etc/x/b.sock", "tcp://[::1]:1", "tcp://127.0.0.1:2"]
@@ -227,7 +227,7 @@ fn names_in_client_certificates_are_exact() {
 
 #[test]
 fn an_open_admin_address_is_a_warning() {
-    let (_, warnings) = parse("listen: {grpc: ['tcp://127.0.0.1:1'], admin: '0.0.0.0:2'}").unwrap();
+    let warnings = parse("listen: {grpc: ['tcp://127.0.0.1:1'], admin: '0.0.0.0:2'}").unwrap().warnings;
     assert_eq!(
         warnings[0].to_string(),
         "config.yaml:1: /listen/admin: metrics and policies can be read by anybody who reaches this address"
@@ -242,6 +242,6 @@ fn a_settings_file_that_cannot_be_read_is_a_defect() {
     assert_eq!(problem(&path), format!("{}: cannot be read: no such file or directory", path.display()));
     assert_eq!(problem(folder.path()), format!("{}: is not a regular file", folder.path().display()));
     std::fs::write(&path, LISTEN).unwrap();
-    let (config, _) = Config::load(&path).unwrap();
+    let config = Config::load(&path).unwrap();
     assert_eq!(config.paths.policies, folder.path().join("policies"));
 }

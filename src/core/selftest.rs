@@ -4,7 +4,11 @@
 //! lists of tools, and policies that must be refused. The same runner serves us and the authors of policies. It reads
 //! case files as strictly as policies: a misspelled key must not turn a test into one that always passes.
 
+use std::borrow::Cow;
+
 use crate::document::{Cursor, Defect, Fields, Format, Limits, Node, Report, Shape, quoted};
+use crate::http::Headers;
+use crate::json::Value;
 use crate::text::push_json_string;
 
 mod run;
@@ -15,6 +19,7 @@ pub const CASES_BYTES_MAX: usize = 8 * 1024 * 1024;
 const CASES_NODES_MAX: usize = 1_000_000;
 const CASES_DEPTH_MAX: usize = 64;
 const FORMAT: &str = "mcp-policy-cases/1";
+const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 /// Keys that hold remarks.
 const REMARKS: &[&str] = &["basis", "lint", "note", "source", "title"];
 
@@ -135,6 +140,42 @@ fn push_json(out: &mut String, node: &Node) {
         Shape::Null => out.push_str("null"),
         Shape::Number(literal) => out.push_str(literal),
         Shape::String(text) => push_json_string(out, text),
+    }
+}
+
+/// What the headers of a true client would say of its body.
+#[derive(Clone, Debug)]
+pub struct MirroredHeaders {
+    version: Option<String>,
+    method: Option<String>,
+    name: Option<String>,
+}
+
+impl MirroredHeaders {
+    /// Reads them off a body.
+    #[must_use]
+    pub fn of(root: Value<'_>) -> Self {
+        let params = root.get("params");
+        let text = |value: Option<Value<'_>>| value.and_then(Value::as_str).map(Cow::into_owned);
+        let version = params.and_then(|params| params.get("_meta")).and_then(|meta| meta.get(META_VERSION));
+        let modern = version.is_some();
+        let name = params.and_then(|params| ["name", "uri", "taskId"].iter().find_map(|key| params.get(key)));
+        Self {
+            version: text(version),
+            method: text(root.get("method").filter(|_| modern)),
+            name: text(name.filter(|_| modern)),
+        }
+    }
+
+    /// As [`crate::mcp::Message::read`] takes them.
+    #[must_use]
+    pub fn headers(&self) -> Headers<'_> {
+        Headers {
+            mcp_protocol_version: self.version.as_deref(),
+            mcp_method: self.method.as_deref(),
+            mcp_name: self.name.as_deref(),
+            ..Headers::default()
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use mcp_authz_core::{
 use secrecy::zeroize::Zeroizing;
 use sha2::{Digest as _, Sha256};
 
-use super::{Binding, Loaded, Revision, Snapshot};
+use super::{Binding, Loaded, Snapshot};
 use crate::{
     config::Paths,
     credential::{Credential, SECRET_BYTES_MAX},
@@ -101,18 +101,16 @@ impl Loader {
         self.warn_of_dead_ends(&servers, &grants);
         let grants = grants.grants;
         let grant_policies = grants.iter().map(|grant| find(&policies, grant.policy())).collect();
-        let mut credential_headers: Vec<Box<str>> =
-            bindings.iter().filter_map(|binding| binding.credential.header_name()).map(Box::from).collect();
-        credential_headers.sort_unstable();
-        credential_headers.dedup();
+        let headers: BTreeSet<&str> = bindings.iter().filter_map(|binding| binding.credential.header_name()).collect();
+        let credential_headers = headers.into_iter().map(Box::from).collect();
         let snapshot = Snapshot {
             registry: servers.registry,
             bindings,
-            credential_headers,
             policies: policies.compiled,
             grants,
             grant_policies,
-            revision: Revision(format!("sha256:{}", hex(&self.revision.clone().finalize())).into()),
+            revision: format!("sha256:{}", hex(&self.revision.clone().finalize())).into(),
+            credential_headers,
             fingerprint: self.fingerprint.clone().finalize().into(),
         };
         Ok(Loaded { snapshot, warnings: std::mem::take(&mut self.warnings) })

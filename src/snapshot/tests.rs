@@ -13,7 +13,7 @@ const SERVERS: &str = "servers:
   a: {policy: p, credential: {kind: header, name: authorization, format: 'Bearer {secret}', secret: up/token}, match: [{host: h, path: /mcp}]}
   b: {credential: {kind: none}}
 ";
-const POLICY: &str = "version: '1'\ndefault: allow\n";
+const POLICY: &str = "version: '1'\ndefault: deny\ntools: {echo: {}}\n";
 
 fn digest(token: &str) -> String {
     TokenDigest::of(token.as_bytes()).hex()
@@ -33,7 +33,7 @@ impl Documents {
         let documents = Self(tempfile::tempdir().unwrap());
         documents.write("servers.yaml", SERVERS);
         documents.write("policies/p.yaml", POLICY);
-        documents.write("policies/q.json", "{\"version\": \"1\", \"default\": \"allow\"}");
+        documents.write("policies/q.json", "{\"version\": \"1\", \"default\": \"deny\", \"tools\": {\"echo\": {}}}");
         documents.write("policies/q.test.json", "not even JSON");
         documents.write(
             "grants/g.yaml",
@@ -102,6 +102,8 @@ fn a_caller_gets_the_policy_of_the_grant_else_of_the_server() {
     assert_eq!(snapshot.server("a").unwrap().credential.expose_header(), Some(("authorization", "Bearer hunter2")));
     assert_eq!(snapshot.policies().map(|policy| policy.id().to_string()).collect::<Vec<_>>(), ["p", "q"]);
     assert_eq!((snapshot.servers().count(), snapshot.grants().len()), (2, 2));
+    assert_eq!(snapshot.server_names().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(snapshot.credential_headers().iter().map(AsRef::as_ref).collect::<Vec<&str>>(), ["authorization"]);
     assert!(snapshot.policy("p").is_some() && snapshot.policy("q.test").is_none());
 }
 
@@ -131,8 +133,8 @@ fn every_defect_of_every_file_is_told_and_every_reference_checked() {
                 .replace("up/token", "up/tokn")
                 .replace("kind: none", "knd: none"),
         )
-        .write("policies/q.json", "{\"version\": \"1\",\n \"defualt\": 1}")
-        .write("policies/p.json", "{\"version\": \"1\"}")
+        .write("policies/q.json", "{\"version\": \"1\", \"default\": \"deny\",\n \"toolz\": 1}")
+        .write("policies/p.json", "{\"version\": \"1\", \"default\": \"deny\", \"tools\": {\"echo\": {}}}")
         .write("policies/Bad Name.yaml", POLICY)
         .write(
             "grants/h.yaml",
@@ -150,7 +152,7 @@ fn every_defect_of_every_file_is_told_and_every_reference_checked() {
             "servers.yaml:3: /servers/b/credential: missing key `kind`",
             "policies/Bad Name.yaml: the file name `Bad Name` gives no policy id: 1 to 63 of a-z, 0-9, `_`, `.`, `-`",
             "policies/p.yaml: the policy id `p` is taken by policies/p.json",
-            "policies/q.json:2: unknown key `defualt` (did you mean `default`?)",
+            "policies/q.json:2: unknown key `toolz` (did you mean `tools`?)",
             "grants/h.yaml:2: /grants/0/policy: there is no policy `q2` (did you mean `q`?)",
             "grants/h.yaml:2: /grants/0/servers/1: there is no server `bb` (did you mean `b`?)",
             "grants/h.yaml:2: /grants/0/servers/2: there is no server `nowhere`",
@@ -271,7 +273,7 @@ fn the_revision_follows_every_document_and_no_secret() {
         documents.load().snapshot
     };
     let base = Documents::new().load().snapshot;
-    assert!(base.revision().as_str().starts_with("sha256:") && base.revision().as_str().len() == 71);
+    assert!(base.revision().starts_with("sha256:") && base.revision().len() == 71);
     assert_eq!(base.revision(), Documents::new().load().snapshot.revision());
     for (name, text) in [
         ("servers.yaml", format!("{SERVERS}\n")),

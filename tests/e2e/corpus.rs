@@ -114,7 +114,9 @@ async fn is_unspent(stack: &Stack, tool: &str, canary: &str, token: &str) -> Res
     match message::said(&response) {
         Said::Result if hits == 1 => Ok(true),
         Said::Denied { reason, .. } if reason == "quota_exhausted" && hits == 0 => Ok(false),
-        other => Err(format!("{tool}: the sound call after the case got {other:?} and {hits} hits")),
+        other @ (Said::Accepted | Said::Denied { .. } | Said::Error { .. } | Said::Plain(_) | Said::Result) => {
+            Err(format!("{tool}: the sound call after the case got {other:?} and {hits} hits"))
+        }
     }
 }
 

@@ -36,7 +36,7 @@ fn grants() -> Vec<Grant> {
 
 async fn start() -> Stack {
     let authz = Settings {
-        alpha: "    hosts: [\"mcp.test\"]".to_owned(),
+        alpha: "    hosts: [mcp.test]\n    origins: [\"https://app.test\"]".to_owned(),
         policies: vec![("main.json".to_owned(), POLICY.to_owned())],
         grants: grants(),
         ..Settings::default()

@@ -22,6 +22,8 @@ async fn start(verdict: Verdict, body_size_limit: bool) -> (tempfile::TempDir, U
         body_size_limit,
         check_timeout: "2s",
         authorization: None,
+        port: 0,
+        workers: 1,
     };
     let envoy = Envoy::start(dir.path(), &settings).await;
     (dir, upstream, stub, envoy)

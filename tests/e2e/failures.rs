@@ -39,7 +39,9 @@ async fn until_it_runs(stack: &Stack) {
     until("a call runs again", async || match says(stack, "open").await {
         Said::Result => Some(()),
         Said::Plain(503) => None,
-        other => panic!("neither served nor refused by Envoy: {other:?}"),
+        other @ (Said::Accepted | Said::Denied { .. } | Said::Error { .. } | Said::Plain(_)) => {
+            panic!("neither served nor refused by Envoy: {other:?}")
+        }
     })
     .await;
 }
@@ -102,7 +104,9 @@ async fn a_terminated_process_answers_what_it_has_and_ends_well() {
                         // The order matters: once Envoy refused, the process is gone for good.
                         Said::Result => served += 1,
                         Said::Plain(503) => refused += 1,
-                        other => panic!("neither served nor refused by Envoy: {other:?}"),
+                        other @ (Said::Accepted | Said::Denied { .. } | Said::Error { .. } | Said::Plain(_)) => {
+                            panic!("neither served nor refused by Envoy: {other:?}")
+                        }
                     }
                 }
                 (served, refused)
@@ -123,19 +127,34 @@ async fn a_terminated_process_answers_what_it_has_and_ends_well() {
     assert!(!stack.authz.socket().exists(), "a process that ends in order takes its socket away");
 }
 
+/// A tool whose judgement takes long enough that two of them overlap.
+fn heavy_policy() -> String {
+    let rule = |at: usize| {
+        format!(r#"{{"conditions": [{{"path": "args.x", "op": "regex", "value": "(a|b)*c{at}$"}}], "on_deny": "No."}}"#)
+    };
+    let rules: Vec<String> = (0..20).map(rule).collect();
+    format!(
+        r#"{{"version": "1", "default": "deny", "tools": {{"open": {{}}, "heavy": {{"deny_if": [{}]}}}}}}"#,
+        rules.join(",")
+    )
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn overload_is_told_to_the_agent_and_never_waves_a_call_through() {
-    let config = "limits: {checks_in_flight_max: 1}\n".to_owned();
-    let stack = start(Settings { config, ..settings() }).await;
-    let padding = "1,".repeat(49_000);
-    let big = message::call("open", &format!(r#"{{"x":[{padding}1]}}"#));
+    let authz = Settings {
+        config: "limits: {checks_in_flight_max: 1}\ntimeouts: {check_ms: 20000}\n".to_owned(),
+        policies: vec![("main.json".to_owned(), heavy_policy())],
+        ..settings()
+    };
+    let stack = Stack::start(&Options { authz, check_timeout: "20s", workers: 2, ..Options::default() }).await;
+    let body = message::call("heavy", &format!(r#"{{"x":"{}"}}"#, "ab".repeat(30_000)));
     let mut refused = 0;
     // While the process stands still its socket fills up, so that the Checks come all at once.
     for _ in 0..10 {
         stack.authz.process.signal("STOP").await;
-        let request = Request::post("/mcp", big.clone()).bearer(&token("agent"));
+        let request = Request::post("/mcp", body.clone()).bearer(&token("agent"));
         let address = stack.envoy.address;
-        let calls: Vec<_> = (0..24).map(|_| tokio::spawn(send(request.clone(), address))).collect();
+        let calls: Vec<_> = (0..16).map(|_| tokio::spawn(send(request.clone(), address))).collect();
         // Envoy holds a Check for each of them before the process goes on.
         until("every Check is on its way", async || (active_checks(&stack).await == calls.len()).then_some(())).await;
         stack.authz.process.signal("CONT").await;
@@ -148,7 +167,9 @@ async fn overload_is_told_to_the_agent_and_never_waves_a_call_through() {
                     assert_eq!(reason, "overload");
                     refused += 1;
                 }
-                other => panic!("neither served nor told: {other:?}"),
+                other @ (Said::Accepted | Said::Error { .. } | Said::Plain(_)) => {
+                    panic!("neither served nor told: {other:?}")
+                }
             }
         }
         assert_eq!(stack.upstream.take().len(), served, "only what was allowed runs");
@@ -166,8 +187,8 @@ async fn send(request: Request, address: std::net::SocketAddr) -> Response {
 
 /// Checks that Envoy waits for.
 async fn active_checks(stack: &Stack) -> usize {
-    const NAME: &str = "cluster.authorizer.upstream_rq_active: ";
-    let stats = Request::new("GET", "/stats?filter=cluster.authorizer.upstream_rq_active").send(stack.envoy.admin).await;
+    const NAME: &str = "cluster.mcp_authz.upstream_rq_active: ";
+    let stats = Request::new("GET", "/stats?filter=cluster.mcp_authz.upstream_rq_active").send(stack.envoy.admin).await;
     let text = stats.text();
     text.lines().find_map(|line| line.strip_prefix(NAME)?.trim().parse().ok()).unwrap_or_default()
 }

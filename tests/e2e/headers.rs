@@ -67,7 +67,7 @@ async fn the_upstream_sees_its_own_credential_once_and_no_forged_header() {
             let response = stack.send(&forged).await;
             assert!((200..300).contains(&response.status), "{path} {what}: {}", response.text());
             let hit = only(stack.upstream.take(), what);
-            assert_eq!(hit.values(name), [value.clone()], "{path} {what}");
+            assert_eq!(hit.values(name), std::slice::from_ref(&value), "{path} {what}");
             assert_no_trace_of_the_agent(&hit, what);
             if path == "/beta" {
                 assert!(hit.values("authorization").is_empty(), "{what}: the token was not taken away");
@@ -125,4 +125,6 @@ async fn what_the_upstream_answers_comes_back_unchanged() {
     stack.upstream.answer(Mode::Broken);
     let broken = stack.send(&call()).await;
     assert_eq!((broken.status, broken.text().as_str()), (500, "broken on purpose"));
+    stack.upstream.answer(Mode::Json);
+    assert_eq!(message::said(&stack.send(&call()).await), Said::Result);
 }

@@ -4,6 +4,8 @@
 #![expect(clippy::arithmetic_side_effects, reason = "sums over small tables; an overflow would only fail a test")]
 
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod corpus;
 #[cfg(test)]
 mod corpus_cases;
@@ -12,8 +14,14 @@ mod denials;
 #[cfg(test)]
 mod envoy_facts;
 #[cfg(test)]
+mod failures;
+#[cfg(test)]
 mod frames;
+#[cfg(test)]
+mod grpc;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod headers;
+#[cfg(test)]
+mod sdk;

@@ -4,7 +4,7 @@ use mcp_authz_core::document::Format;
 use mcp_authz_core::policy::{Policy, Source};
 use mcp_authz_core::selftest::{self, CaseFile, Loaded, Reading, Results};
 
-const PUBLISHED: &[u8] = include_bytes!("published.json");
+const PUBLISHED: &[u8] = include_bytes!("published.test.json");
 
 fn run(name: &str, bytes: &[u8], reading: Reading) -> Results {
     let format = Format::of_name(name).expect("a known extension");
@@ -24,12 +24,12 @@ fn assert_all_pass(results: &Results, least: usize) {
 
 #[test]
 fn the_published_cases_hold() {
-    assert_all_pass(&run("published.json", PUBLISHED, Reading::AsWritten), 300);
+    assert_all_pass(&run("published.test.json", PUBLISHED, Reading::AsWritten), 300);
 }
 
 #[test]
 fn the_published_cases_hold_under_compat() {
-    assert_all_pass(&run("published.json", PUBLISHED, Reading::Compat), 300);
+    assert_all_pass(&run("published.test.json", PUBLISHED, Reading::Compat), 300);
 }
 
 /// Every policy of the file that must be refused, with the whole text of its refusal.

@@ -4,17 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::store::{Held, Store};
-use super::{Expected, Failure, Loaded, Reading, Results, fields, items, json_text, read_expected};
+use super::{Expected, Failure, Loaded, MirroredHeaders, Reading, Results, fields, items, json_text, read_expected};
 use crate::answer::{self, Asked, Context};
-use crate::decision::{Charge, Decision, Denial, Reason, Rule};
+use crate::decision::{Decision, Denial, Reason, Rule};
 use crate::document::{Cursor, Fields, Format, Shape, quoted};
-use crate::http::Headers;
 use crate::json::{Document, Kind, Limits, Value};
-use crate::mcp::{Body, Group, Message, ProtocolVersion};
-use crate::policy::{Policy, Source, no_policy};
+use crate::judge::judge;
+use crate::mcp::{Body, Message, ProtocolVersion};
+use crate::policy::{Policy, Source};
 use crate::principal::Principal;
-
-const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 
 /// A run over one file.
 pub(super) struct File<'r> {
@@ -245,13 +243,13 @@ impl Call {
             Ok(document) => document,
             Err(error) => return Outcome::refused(error.defect.reason()),
         };
-        let mirrored = Mirrored::of(document.root());
+        let mirrored = MirroredHeaders::of(document.root());
         let headers = mirrored.headers();
         let message = match Message::read(&document, &headers, ProtocolVersion::ALL) {
             Ok(message) => message,
             Err(refused) => return Outcome::refused(refused.reason),
         };
-        let verdict = match judge(policy, &self.who, &message) {
+        let verdict = match judge(policy, &self.who, "test", &message) {
             Decision::Proceed(charges) => store.reserve(&charges, self.at_ms),
             Decision::Deny(denial) => Err(denial),
         };
@@ -261,51 +259,6 @@ impl Call {
         };
         let body = verdict.as_ref().err().map(|denial| answer_body(denial, &message));
         Outcome { verdict, tool, keys, body }
-    }
-}
-
-/// Judges one message as the server does.
-///
-/// To be replaced by the server's own function once that is in this crate.
-fn judge(policy: Option<&Policy>, who: &Principal, message: &Message<'_>) -> Decision {
-    let Some(policy) = policy else { return Decision::Deny(no_policy()) };
-    match message.body {
-        Body::ToolCall(call) => policy.decide(who, "test", &call.name(), call.arguments),
-        Body::Request(method) if method.group() == Group::Named && !policy.default_allows() => {
-            Decision::Deny(Denial::built_in(Reason::MethodDenied))
-        }
-        Body::Notification(_) | Body::Request(_) | Body::Response => Decision::Proceed(Vec::<Charge>::new()),
-    }
-}
-
-/// What the headers of a true client would say of its body.
-struct Mirrored {
-    version: Option<String>,
-    method: Option<String>,
-    name: Option<String>,
-}
-
-impl Mirrored {
-    fn of(root: Value<'_>) -> Self {
-        let params = root.get("params");
-        let text = |value: Option<Value<'_>>| value.and_then(Value::as_str).map(std::borrow::Cow::into_owned);
-        let version = params.and_then(|params| params.get("_meta")).and_then(|meta| meta.get(META_VERSION));
-        let modern = version.is_some();
-        let name = params.and_then(|params| ["name", "uri", "taskId"].iter().find_map(|key| params.get(key)));
-        Self {
-            version: text(version),
-            method: text(root.get("method").filter(|_| modern)),
-            name: text(name.filter(|_| modern)),
-        }
-    }
-
-    fn headers(&self) -> Headers<'_> {
-        Headers {
-            mcp_protocol_version: self.version.as_deref(),
-            mcp_method: self.method.as_deref(),
-            mcp_name: self.name.as_deref(),
-            ..Headers::default()
-        }
     }
 }
 

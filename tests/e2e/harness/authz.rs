@@ -176,7 +176,6 @@ const SERVERS: &str = r#"servers:
   alpha:
     credential: {kind: header, name: authorization, format: "Bearer {secret}", secret: alpha/token}
     resource_metadata: "https://mcp.test/.well-known/oauth-protected-resource/mcp"
-    origins: ["https://app.test"]
 @ALPHA@
   beta:
     credential: {kind: header, name: x-api-key, format: "{secret}", secret: beta/key}

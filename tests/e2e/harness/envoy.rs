@@ -1,4 +1,4 @@
-//! Real Envoy with a configuration of the test's own making.
+//! Real Envoy with the shipped configuration, rewritten as little as a test needs.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::http1::{self, Request};
 use super::process::Process;
-use super::{tool, until};
+use super::{root, tool, until};
 
 /// Where the authorizer listens.
 #[derive(Clone, Debug)]
@@ -32,6 +32,10 @@ pub(crate) struct Settings {
     pub(crate) check_timeout: &'static str,
     /// An `authorization` value that Envoy sets before anybody looks, for clients that cannot send a token.
     pub(crate) authorization: Option<String>,
+    /// Where to listen; 0 lets the OS choose.
+    pub(crate) port: u16,
+    /// Worker threads.
+    pub(crate) workers: usize,
 }
 
 /// A running Envoy.
@@ -52,7 +56,13 @@ impl Envoy {
         std::fs::write(&config, render(settings)).expect("the temporary folder is writable");
         let mut command = tokio::process::Command::new(tool("envoy", "bin/envoy"));
         command.arg("-c").arg(&config).arg("--admin-address-path").arg(&admin_file);
-        command.args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]);
+        command.args([
+            "--disable-hot-restart",
+            "--log-level",
+            "warning",
+            "--concurrency",
+            &settings.workers.to_string(),
+        ]);
         let mut process = Process::start("envoy", dir, command);
         let admin: SocketAddr = until("Envoy names its admin address", async || {
             process.assert_running();
@@ -78,31 +88,61 @@ fn socket(address: SocketAddr) -> String {
     format!("{{socket_address: {{address: {}, port_value: {}}}}}", address.ip(), address.port())
 }
 
+/// The shipped configuration with other ports, more routes and whatever the table asks for.
 fn render(settings: &Settings) -> String {
+    let path = root().join("deploy/envoy.yaml");
+    let shipped = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    // Comments quote the values that are replaced below.
+    let code = |line: &&str| !line.trim_start().starts_with('#');
+    let mut text: String = shipped.lines().filter(code).flat_map(|line| [line, "\n"]).collect();
     let authorizer = match &settings.authorizer {
         Authorizer::Tcp(address) => socket(*address),
         Authorizer::Unix(path) => format!("{{pipe: {{path: {}}}}}", path.display()),
     };
-    let early =
-        settings.authorization.as_ref().map_or_else(String::new, |value| EARLY_MUTATION.replace("@VALUE@", value));
-    let limit = if settings.body_size_limit { BODY_SIZE_LIMIT } else { "" };
-    TEMPLATE
-        .replace("@EARLY_MUTATION@", &early)
-        .replace("@BODY_SIZE_LIMIT@", limit)
-        .replace("@ROUTES@", &routes())
-        .replace("@BYTES@", &settings.body_bytes_max.to_string())
-        .replace("@TIMEOUT@", settings.check_timeout)
-        .replace("@UPSTREAM@", &socket(settings.upstream))
-        .replace("@AUTHORIZER@", &authorizer)
+    let body_bytes_max = format!("max_request_bytes: {}", settings.body_bytes_max);
+    let bytes = "max_request_bytes: 1048576";
+    text = replaced(&text, 2, bytes, &body_bytes_max);
+    for (from, to) in [
+        ("port_value: 9901", "port_value: 0"),
+        ("port_value: 10000", &format!("port_value: {}", settings.port)),
+        ("{socket_address: {address: 127.0.0.1, port_value: 8080}}", &socket(settings.upstream)),
+        ("{pipe: {path: /run/mcp-authz/authz.sock}}", &authorizer),
+        (
+            "{cluster_name: mcp_authz}, timeout: 1s",
+            &format!("{{cluster_name: mcp_authz}}, timeout: {}", settings.check_timeout),
+        ),
+        ("{server: demo}", "{server: alpha}"),
+        ("              - name: nothing\n", &format!("{}              - name: nothing\n", routes())),
+    ] {
+        text = replaced(&text, 1, from, to);
+    }
+    if let Some(value) = &settings.authorization {
+        let early = format!("{}          access_log:\n", EARLY_MUTATION.replace("@VALUE@", value));
+        text = replaced(&text, 1, "          access_log:\n", &early);
+    }
+    if settings.body_size_limit { text } else { without_size_filter(&text) }
 }
 
-/// Three exact paths: two servers, and one that no server is bound to.
+/// Replaces, and holds the shipped file to what the tests know of it.
+fn replaced(text: &str, times: usize, from: &str, to: &str) -> String {
+    assert_eq!(text.matches(from).count(), times, "deploy/envoy.yaml has `{from}` another number of times");
+    text.replace(from, to)
+}
+
+/// What an Envoy before 1.40 can do.
+fn without_size_filter(text: &str) -> String {
+    let (before, rest) =
+        text.split_once("          - name: envoy.filters.http.body_size_limit\n").expect("the size filter is there");
+    let next = "          - name: envoy.filters.http.ext_authz\n";
+    let (_, after) = rest.split_once(next).expect("it stands before ext_authz");
+    format!("{before}{next}{after}")
+}
+
+/// Beside the shipped route: a second server, one that is not registered, and a route that names none.
 fn routes() -> String {
     let mut out = String::new();
-    for (path, server) in
-        [("/mcp", Some("alpha")), ("/beta", Some("beta")), ("/unknown", Some("nobody")), ("/unbound", None)]
-    {
-        let target = format!("match: {{path: {path}}}, route: {{cluster: upstream, timeout: 0s}}");
+    for (path, server) in [("/beta", Some("beta")), ("/unknown", Some("nobody")), ("/unbound", None)] {
+        let target = format!("match: {{path: {path}}}, route: {{cluster: mcp_server, timeout: 0s}}");
         let bound = server.map_or_else(String::new, |server| {
             format!(
                 ", typed_per_filter_config: {{envoy.filters.http.ext_authz: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute, check_settings: {{context_extensions: {{server: {server}}}}}}}}}"
@@ -121,74 +161,4 @@ const EARLY_MUTATION: &str = r#"
               "@type": type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation
               mutations:
               - append: {header: {key: authorization, value: "@VALUE@"}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}
-"#;
-
-const BODY_SIZE_LIMIT: &str = r#"
-          - name: envoy.filters.http.body_size_limit
-            typed_config:
-              "@type": type.googleapis.com/envoy.extensions.filters.http.body_size_limit.v3.BodySizeLimit
-              max_request_bytes: @BYTES@
-"#;
-
-const TEMPLATE: &str = r#"
-admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
-static_resources:
-  listeners:
-  - name: mcp
-    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: mcp
-          use_remote_address: true
-          normalize_path: true
-          merge_slashes: true
-          path_with_escaped_slashes_action: REJECT_REQUEST
-          common_http_protocol_options: {headers_with_underscores_action: REJECT_REQUEST}
-          request_timeout: 10s
-          stream_idle_timeout: 0s
-@EARLY_MUTATION@
-          access_log:
-          - name: envoy.access_loggers.stdout
-            typed_config:
-              "@type": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog
-              log_format:
-                text_format_source: {inline_string: "%REQ(:METHOD)% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %DYNAMIC_METADATA(envoy.filters.http.ext_authz)%\n"}
-          http_filters:
-@BODY_SIZE_LIMIT@
-          - name: envoy.filters.http.ext_authz
-            typed_config:
-              "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz
-              transport_api_version: V3
-              grpc_service: {envoy_grpc: {cluster_name: authorizer}, timeout: @TIMEOUT@}
-              with_request_body: {max_request_bytes: @BYTES@, allow_partial_message: false, pack_as_bytes: true}
-              encode_raw_headers: true
-              failure_mode_allow: false
-              status_on_error: {code: 503}
-              validate_mutations: true
-          - name: envoy.filters.http.router
-            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
-          route_config:
-            name: mcp
-            virtual_hosts:
-            - name: mcp
-              domains: ["*"]
-              routes:
-@ROUTES@
-  clusters:
-  - name: upstream
-    type: STATIC
-    connect_timeout: 1s
-    load_assignment: {cluster_name: upstream, endpoints: [{lb_endpoints: [{endpoint: {address: @UPSTREAM@}}]}]}
-  - name: authorizer
-    type: STATIC
-    connect_timeout: 0.25s
-    circuit_breakers: {thresholds: [{max_requests: 8192, max_pending_requests: 8192}]}
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {http2_protocol_options: {connection_keepalive: {interval: 30s, timeout: 5s}}}
-    load_assignment: {cluster_name: authorizer, endpoints: [{lb_endpoints: [{endpoint: {address: @AUTHORIZER@}}]}]}
 "#;

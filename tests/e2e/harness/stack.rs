@@ -20,6 +20,10 @@ pub(crate) struct Options {
     pub(crate) check_timeout: &'static str,
     /// An `authorization` value that Envoy sets first.
     pub(crate) authorization: Option<String>,
+    /// The port of Envoy; 0 lets the OS choose.
+    pub(crate) port: u16,
+    /// Worker threads of Envoy; each has a connection of its own to the authorizer.
+    pub(crate) workers: usize,
     /// Another upstream than the recorder.
     pub(crate) upstream: Option<SocketAddr>,
 }
@@ -32,6 +36,8 @@ impl Default for Options {
             body_size_limit: true,
             check_timeout: "2s",
             authorization: None,
+            port: 0,
+            workers: 1,
             upstream: None,
         }
     }
@@ -62,6 +68,8 @@ impl Stack {
             body_size_limit: options.body_size_limit,
             check_timeout: options.check_timeout,
             authorization: options.authorization.clone(),
+            port: options.port,
+            workers: options.workers,
         };
         let envoy = Envoy::start(dir.path(), &settings).await;
         Self { authz, envoy, upstream, _dir: dir }
