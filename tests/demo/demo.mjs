@@ -179,7 +179,7 @@ async function wrongToken(url, token) {
 }
 
 function makeGrant(program, grants) {
-  const args = ['grant', 'new', '--label', 'demo-agent', '--server', 'demo', '--policy', 'demo', '--file', join(grants, 'demo.yaml')];
+  const args = ['grant', 'new', '--label', 'demo-agent', '--server', 'demo', '--policy', 'demo', '--expires', '1d', '--file', join(grants, 'demo.yaml')];
   let out;
   try {
     out = execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
