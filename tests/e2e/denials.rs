@@ -292,7 +292,7 @@ async fn every_bad_token_gets_the_same_challenge() {
             assert_eq!(comparable(&other), comparable(&unknown), "{what} {label}");
             assert_eq!(other.header("www-authenticate"), Some(sent.as_str()), "{what} {label}");
         }
-        for bad in ["Bearer", "Bearer x", "Basic dTpw", "mcpa_", &format!("Bearer {},{}", good(), good())] {
+        for bad in ["Bearer", "Bearer x", "Basic dTpw", "mcpa_", &format!("Bearer {} {}", good(), good())] {
             let other = stack.send(&request.clone().with("authorization", bad)).await;
             assert_eq!(other.status, 401, "{what} {bad}: {}", other.text());
         }
@@ -309,4 +309,50 @@ async fn every_bad_token_gets_the_same_challenge() {
     ] {
         assert!(said.contains(&format!("\"reason\":\"{reason}\"")), "no audit record says {reason}");
     }
+}
+
+/// A tool's name is the caller's to choose: it must not write into anybody's terminal or log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_odd_tool_name_stays_inside_its_string() {
+    let stack = start().await;
+    let long = "n".repeat(4096);
+    let names = ["a\u{202e}b", "a\u{2028}b", "\\\",\\\"level\\\":\\\"error", "<script>", &long];
+    for name in names {
+        let response = stack.send(&call(name, "{}")).await;
+        assert!(matches!(message::said(&response), Said::Denied { reason, .. } if reason == "default_deny"), "{name}");
+        assert!(!response.text().contains(['\u{202e}', '\u{2028}']), "{name}: {}", response.text());
+    }
+    let said = stack.everything_said(&good()).await;
+    assert!(!said.contains(['\u{202e}', '\u{2028}']) && !said.contains(&long), "raw in an output");
+    let records: Vec<serde_json::Value> = stack
+        .authz
+        .process
+        .stdout()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("no record: {line}: {error}")))
+        .collect();
+    assert_eq!(records.len(), names.len() + 1, "one line a decision");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_holds_however_many_ask_at_once() {
+    let stack = start().await;
+    let calls: Vec<_> = (0..60)
+        .map(|_| {
+            tokio::spawn({
+                let (call, to) = (call("limited", "{}"), stack.envoy.address);
+                async move { call.send(to).await }
+            })
+        })
+        .collect();
+    let mut served = 0;
+    for call in calls {
+        let said = message::said(&call.await.expect("sending works"));
+        if said == Said::Result {
+            served += 1;
+        } else {
+            assert_eq!(said, denied("Enough for today.", "quota_exhausted"));
+        }
+    }
+    assert_eq!((served, stack.upstream.count()), (2, 2));
 }
