@@ -95,6 +95,8 @@ struct Trail<'a> {
     request_id: Option<&'a str>,
     stream_id: Option<&'a str>,
     requested_version: Option<&'a str>,
+    /// Whether the client sent a header of our own name space.
+    sent_own: bool,
 }
 
 impl Default for Trail<'_> {
@@ -111,6 +113,7 @@ impl Default for Trail<'_> {
             request_id: None,
             stream_id: None,
             requested_version: None,
+            sent_own: false,
         }
     }
 }
@@ -246,6 +249,7 @@ impl<'a, L: Ledger> Run<'a, L> {
         let headers = classify(http, settings.headers).map_err(Denial::built_in)?;
         trail.request_id = headers.request_id.filter(|id| is_correlation_id(id));
         trail.requested_version = headers.mcp_protocol_version;
+        trail.sent_own = headers.has_own;
         let server = self.bind(request, http).map_err(Denial::built_in)?;
         trail.server = Some(server);
         check_origin(server.server, http, &headers).map_err(Denial::built_in)?;
@@ -301,8 +305,8 @@ impl<'a, L: Ledger> Run<'a, L> {
                 Ok(()) => {
                     self.count(trail, None, received);
                     let credential = permit.spend(self.now_ms).await;
-                    let others =
-                        self.snapshot.credential_headers().iter().map(AsRef::as_ref).chain(own_headers(request));
+                    let own = trail.sent_own.then(|| own_headers(request)).into_iter().flatten();
+                    let others = self.snapshot.credential_headers().iter().map(AsRef::as_ref).chain(own);
                     return respond::allow(credential, others, metadata(trail, None));
                 }
             },
@@ -506,3 +510,6 @@ fn metadata(trail: &Trail<'_>, denial: Option<&Denial>) -> Struct {
     out.push_text("method", trail.method);
     out
 }
+
+#[cfg(test)]
+mod tests;
