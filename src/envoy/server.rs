@@ -27,6 +27,7 @@ use crate::envoy::wire::{self, CheckRequest, CheckResponse};
 mod accept;
 mod call;
 mod endpoint;
+mod grpc;
 mod worker;
 
 /// More worker threads than this are never useful to one sidecar.

@@ -9,17 +9,19 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::HeaderMap;
+use http_body::Body;
 use hyper::body::Incoming;
+use prost::Message;
 use tokio::time::{Instant, timeout_at};
-use tonic::body::Body;
+use tonic::Status;
 use tonic::codegen::Service;
-use tonic::server::{Grpc, UnaryService};
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
-use tonic_prost::ProstCodec;
 
+use super::grpc::{Reply, read_message, reply};
 use super::{CallMeta, Check, Event, Observer};
 use crate::envoy::wire::{CHECK_PATH, CheckRequest, CheckResponse};
 
@@ -48,10 +50,10 @@ impl<C: Check> Calls<C> {
     }
 }
 
-type Answer = Result<http::Response<Body>, Infallible>;
+type Answer = Result<http::Response<Reply>, Infallible>;
 
 impl<C: Check> hyper::service::Service<http::Request<Incoming>> for Calls<C> {
-    type Response = http::Response<Body>;
+    type Response = http::Response<Reply>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
@@ -59,52 +61,40 @@ impl<C: Check> hyper::service::Service<http::Request<Incoming>> for Calls<C> {
         let received = Instant::now();
         if request.uri().path() == CHECK_PATH {
             let inner = Arc::clone(&self.inner);
-            Box::pin(async move { Ok(check(&inner, request, received).await) })
+            let timeout = grpc_timeout(request.headers());
+            let body = request.into_body();
+            Box::pin(async move { Ok(inner.call(body, CallMeta { received, grpc_timeout: timeout }).await) })
         } else {
-            Box::pin(self.others.clone().call(request))
+            let answer = self.others.clone().call(request);
+            Box::pin(async move { answer.await.map(|response| response.map(Reply::Other)) })
         }
     }
 }
 
-async fn check<C, B>(inner: &Arc<Inner<C>>, request: http::Request<B>, received: Instant) -> http::Response<Body>
-where
-    C: Check,
-    B: http_body::Body + Send + 'static,
-    B::Error: Into<tonic::codegen::StdError> + Send,
-{
-    let meta = CallMeta { received, grpc_timeout: grpc_timeout(request.headers()) };
-    let mut grpc = Grpc::new(ProstCodec::default()).max_decoding_message_size(inner.message_bytes_max);
-    let answer = grpc.unary(Unary { inner, meta }, request);
-    // The deadline covers the reading of the message too: a peer that stops in the middle does not hold memory.
-    let deadline = meta.grpc_timeout.and_then(|timeout| received.checked_add(timeout));
-    match deadline {
-        None => answer.await,
-        Some(deadline) => match timeout_at(deadline, answer).await {
-            Ok(response) => response,
-            Err(_) => tonic::Status::deadline_exceeded("the deadline of the call has passed").into_http(),
-        },
+impl<C: Check> Inner<C> {
+    async fn call(&self, body: impl Body<Data = Bytes>, meta: CallMeta) -> http::Response<Reply> {
+        // The deadline covers the reading of the message too: a peer that stops in the middle does not hold memory.
+        let answer = match meta.grpc_timeout.and_then(|timeout| meta.received.checked_add(timeout)) {
+            None => self.answer(body, meta).await,
+            Some(deadline) => match timeout_at(deadline, self.answer(body, meta)).await {
+                Ok(answer) => answer,
+                Err(_) => Err(Status::deadline_exceeded("the deadline of the call has passed")),
+            },
+        };
+        match answer {
+            Ok(response) => reply(&response),
+            Err(status) => status.into_http(),
+        }
     }
-}
 
-struct Unary<'a, C> {
-    inner: &'a Arc<Inner<C>>,
-    meta: CallMeta,
-}
-
-impl<C: Check> UnaryService<CheckRequest> for Unary<'_, C> {
-    type Response = CheckResponse;
-    type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<CheckResponse>, tonic::Status>> + Send>>;
-
-    fn call(&mut self, request: tonic::Request<CheckRequest>) -> Self::Future {
-        let (inner, meta) = (Arc::clone(self.inner), self.meta);
-        Box::pin(async move {
-            let answer = unwind(inner.check.check(request.into_inner(), meta)).await.unwrap_or_else(|_| {
-                (inner.observer)(Event::CheckPanicked);
-                tracing::error!("the handler of a check panicked; the call was refused");
-                inner.check.panicked()
-            });
-            Ok(tonic::Response::new(answer))
-        })
+    async fn answer(&self, body: impl Body<Data = Bytes>, meta: CallMeta) -> Result<CheckResponse, Status> {
+        let message = read_message(body, self.message_bytes_max).await?;
+        let request = CheckRequest::decode(message).map_err(|_| Status::internal("the message is no CheckRequest"))?;
+        let answer = unwind(self.check.check(request, meta)).await;
+        Ok(answer.unwrap_or_else(|_| {
+            (self.observer)(Event::CheckPanicked);
+            self.check.panicked()
+        }))
     }
 }
 
@@ -172,32 +162,32 @@ mod tests {
         }
     }
 
+    async fn call(body: impl Body<Data = Bytes>, timeout: Duration) -> (http::Response<Reply>, Duration) {
+        let inner = Inner { check: Never, message_bytes_max: 100, observer: Arc::new(|_| {}) };
+        let received = Instant::now();
+        let response = inner.call(body, CallMeta { received, grpc_timeout: Some(timeout) }).await;
+        (response, received.elapsed())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_deadline_is_kept_even_if_the_caller_does_not_cancel() {
-        let observer: Observer = Arc::new(|_| {});
-        let inner = Arc::new(Inner { check: Never, message_bytes_max: 100, observer });
+        let timeout = Duration::from_millis(198);
         // The head of a gRPC message of no bytes: an empty CheckRequest.
-        let message = Body::new("\0\0\0\0\0".to_owned());
-        let request = http::Request::builder().header("grpc-timeout", "198m").body(message).unwrap();
-        let received = Instant::now();
-        let response = check(&inner, request, received).await;
-        assert_eq!(received.elapsed(), Duration::from_millis(198));
-        assert_eq!(response.headers()["grpc-status"], "4");
+        let (response, elapsed) = call(Reply::Message(Bytes::from_static(b"\0\0\0\0\0")), timeout).await;
+        assert_eq!((&response.headers()["grpc-status"], elapsed), (&"4".parse().unwrap(), timeout));
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_deadline_covers_a_message_that_never_ends() {
-        let observer: Observer = Arc::new(|_| {});
-        let inner = Arc::new(Inner { check: Never, message_bytes_max: 100, observer });
-        let request = http::Request::builder().header("grpc-timeout", "1S").body(Body::new(Endless)).unwrap();
-        let response = check(&inner, request, Instant::now()).await;
-        assert_eq!(response.headers()["grpc-status"], "4");
+        let timeout = Duration::from_secs(1);
+        let (response, elapsed) = call(Endless, timeout).await;
+        assert_eq!((&response.headers()["grpc-status"], elapsed), (&"4".parse().unwrap(), timeout));
     }
 
     struct Endless;
 
     impl http_body::Body for Endless {
-        type Data = bytes::Bytes;
+        type Data = Bytes;
         type Error = Infallible;
 
         fn poll_frame(

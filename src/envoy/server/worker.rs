@@ -126,7 +126,6 @@ impl<C: Check> Shared<C> {
             Err(_) => Refusal::Timeout,
         };
         (self.observer)(Event::HandshakeRefused(refusal));
-        tracing::warn!(reason = refusal.name(), "refused a TLS handshake");
         Ok(None)
     }
 

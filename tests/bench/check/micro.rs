@@ -2,15 +2,31 @@
 
 use std::hint::black_box;
 use std::io::Write;
+use std::sync::Arc;
 
+use anyhow::{bail, ensure};
 use bytes::Bytes;
+use mcp_authz::clock::{Clock, SystemClock};
+use mcp_authz::config::Config;
+use mcp_authz::engine::Engine;
+use mcp_authz::envoy::check::{Adapter, Settings};
+use mcp_authz::envoy::server::{CallMeta, Check as _};
 use mcp_authz::envoy::wire;
+use mcp_authz::quota::memory::{Bounds, MemoryLedger, settle_leaks};
+use mcp_authz::state::State;
+use mcp_authz::telemetry::audit::{AuditSink, Sink, WhenUnavailable};
+use mcp_authz::telemetry::metrics::Metrics;
+use mcp_authz_core::decision::Decision;
+use mcp_authz_core::document::Format;
 use mcp_authz_core::json::{Document, Limits};
+use mcp_authz_core::policy::{Policy, Source};
+use mcp_authz_core::principal::Principal;
+use prometheus_client::registry::Registry;
 use prost::Message as _;
 use tokio::time::{Duration, Instant};
 
 use crate::report::median;
-use crate::requests;
+use crate::{requests, scene};
 
 /// Batches of one piece; the figure is their median.
 const BATCHES: usize = 21;
@@ -35,8 +51,81 @@ pub(crate) fn run(out: &mut impl Write) -> anyhow::Result<()> {
             .each_ref()
             .map(|message| time(|| envoy_types::pb::envoy::service::auth::v3::CheckRequest::decode(message.clone()))),
     )?;
+    let adapter = Whole::new()?;
+    row(out, "whole Check in process", messages.each_ref().map(|message| time(|| adapter.check(message))))?;
+    writeln!(out, "\n| piece | 1 rule | 100 rules | 10,000 rules |\n|---|---|---|---|")?;
+    let policies = [1, 100, 10_000].map(scene::policy);
+    let figures = policies.each_ref().map(|policy| decide(policy));
+    let [one, hundred, many] = figures;
+    row(out, "Policy::decide (2 conditions, 1 limit)", [one?, hundred?, many?])?;
     writeln!(out)?;
     Ok(())
+}
+
+/// Time of the decision about the call of [`requests`].
+fn decide(policy: &str) -> anyhow::Result<f64> {
+    let source = Source { id: "bench", file: "bench.json", bytes: policy.as_bytes(), format: Format::Json };
+    let policy = match Policy::compile(&source) {
+        Ok(compiled) => compiled.policy,
+        Err(defects) => bail!("the policy has {} defects", defects.len()),
+    };
+    let who = Principal { subject: "grant:bench".into(), grant: "bench".into() };
+    let body = requests::body(300);
+    let document = Document::parse(&body, Limits::default())?;
+    let arguments = document.root().get("params").and_then(|params| params.get("arguments"));
+    let run = || policy.decide(&who, "bench", "tool_7", arguments);
+    ensure!(matches!(run(), Decision::Proceed(_)), "the call passes");
+    Ok(time(run))
+}
+
+/// The adapter as `serve` puts it together, without a network; no audit sink.
+struct Whole {
+    adapter: Adapter<MemoryLedger>,
+    runtime: tokio::runtime::Runtime,
+    _folder: tempfile::TempDir,
+}
+
+impl Whole {
+    fn new() -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let config = match Config::load(&scene::write(folder.path())?) {
+            Ok(config) => config,
+            Err(defects) => bail!("the configuration has {} defects", defects.len()),
+        };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let metrics = Metrics::new(&mut Registry::default(), clock.now_ms());
+        let state = match State::load(&config.paths, clock.now_ms()) {
+            Ok((state, _)) => Arc::new(state),
+            Err(defects) => bail!("the configuration has {} defects", defects.len()),
+        };
+        let bounds =
+            Bounds { counters_max: config.limits.counters_max, reservations_max: config.limits.reservations_max };
+        let ledger = Arc::new(MemoryLedger::new(bounds, Arc::new(|_| {})));
+        let on_leak = settle_leaks(Arc::clone(&ledger), Arc::clone(&clock), |_, _, _| {});
+        let engine = Engine::new(ledger, config.timeouts.lease, on_leak, metrics.clone());
+        let audit = Arc::new(AuditSink::open(&Sink::None, WhenUnavailable::Count, 1 << 20, metrics.clone())?);
+        let settings = Settings {
+            body: config.limits.json(),
+            headers: config.limits.headers(),
+            checks_in_flight_max: config.limits.checks_in_flight_max,
+            check: config.timeouts.check,
+            margin: config.timeouts.margin,
+            accept_lossy_body: false,
+        };
+        let adapter = Adapter::new(engine, state, clock, metrics, audit, settings);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let whole = Self { adapter, runtime, _folder: folder };
+        let answer = whole.check(&requests::check_request(&requests::body(300)).into());
+        ensure!(answer.status.is_some_and(|status| status.code == 0), "the call passes");
+        Ok(whole)
+    }
+
+    /// Decoding included, encoding of the answer not.
+    fn check(&self, message: &Bytes) -> wire::CheckResponse {
+        let request = wire::CheckRequest::decode(message.clone()).unwrap_or_default();
+        let meta = CallMeta { received: Instant::now(), grpc_timeout: None };
+        self.runtime.block_on(self.adapter.check(request, meta))
+    }
 }
 
 fn row(out: &mut impl Write, name: &str, values: [f64; 3]) -> std::io::Result<()> {

@@ -45,10 +45,21 @@ struct Figures {
     p99_us: Vec<f64>,
 }
 
+/// Sends Checks to a server that somebody else started.
+pub(crate) fn drive(endpoint: &Endpoint, body_bytes: usize, count: usize) -> anyhow::Result<()> {
+    let message = load::frame(&requests::check_request(&requests::body(body_bytes)))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        Load::connect(endpoint).await?.run(&message, count, 64).await?;
+        Ok(())
+    })
+}
+
 /// The servers compared; the first is the yardstick.
 fn start(folder: &std::path::Path) -> anyhow::Result<Vec<(&'static str, Server)>> {
     let kinds = [servers::NULL, servers::NULL_DEFAULT, servers::PLUMBING];
-    kinds.into_iter().map(|kind| Ok((kind, Server::start(kind, folder)?))).collect()
+    let null = kinds.into_iter().map(|kind| Ok((kind, Server::start(kind, folder)?)));
+    null.chain([Server::start_real(folder).map(|server| ("mcp-authz", server))]).collect()
 }
 
 pub(crate) fn run(out: &mut impl Write) -> anyhow::Result<()> {

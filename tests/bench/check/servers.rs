@@ -12,7 +12,8 @@ use mcp_authz::envoy::wire;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream, UnixListenerStream};
+use tokio_stream::wrappers::{UnboundedReceiverStream, UnixListenerStream};
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 /// tonic and envoy-types on a runtime for each core, sizes as ours: the yardstick.
@@ -77,7 +78,7 @@ async fn null_default(endpoints: &[Endpoint]) -> anyhow::Result<()> {
     let (tcp, unix) = listen(endpoints).await?;
     let server = || tonic::transport::Server::builder().add_service(AuthorizationServer::new(AlwaysOk));
     tokio::try_join!(
-        server().serve_with_incoming(TcpListenerStream::new(tcp)),
+        server().serve_with_incoming(TcpIncoming::from(tcp).with_nodelay(Some(true))),
         server().serve_with_incoming(UnixListenerStream::new(unix)),
     )?;
     Ok(())
