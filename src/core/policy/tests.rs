@@ -420,7 +420,7 @@ fn body(require: &[String], deny_if: &[String]) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
     fn one_more_rule_never_allows(require in rules(), deny_if in rules(), more in rule(), arguments in arguments()) {
