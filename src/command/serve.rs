@@ -24,7 +24,7 @@ use tokio::{
 use crate::{
     admin::{self, AdminView, Readiness, router},
     clock::{Clock, SystemClock},
-    config::{self, AuditSink as AuditPlace, Config, GrpcAddress, LogFormat, LogLevel, Paths},
+    config::{self, AuditSink as AuditPlace, Config, GrpcAddress, Limits, LogFormat, LogLevel, Paths},
     engine::Engine,
     envoy::{
         check::{Adapter, Settings as CheckSettings},
@@ -45,22 +45,6 @@ use crate::{
 
 /// Room for headers and metadata in a CheckRequest, above the body.
 const MESSAGE_HEADROOM_BYTES: usize = 1_048_576;
-/// Settings that a reload takes over; the others take effect at the next start.
-const LIVE_SETTINGS: &[(&str, &[&str])] = &[
-    (
-        "limits",
-        &[
-            "body_bytes_max",
-            "json_depth_max",
-            "json_nodes_max",
-            "checks_in_flight_max",
-            "header_bytes_max",
-            "headers_max",
-        ],
-    ),
-    ("timeouts", &["check_ms", "margin_ms"]),
-    ("envoy", &["accept_lossy_body"]),
-];
 /// Time for the last audit records to be written.
 const AUDIT_CLOSE: Duration = Duration::from_secs(5);
 
@@ -368,26 +352,20 @@ impl Reloader {
     }
 
     /// Takes over what can change while running, and says so if there is more.
-    fn take_settings(&self, config: Config) {
-        let mut settings = check_settings(&config);
+    fn take_settings(&self, new: &Config) {
+        let mut effective = Config::clone(&self.view.config.load());
         // The transport was made for the old size; a longer body would not get as far as a readable refusal.
-        settings.body.bytes_max = self.settings.load().body.bytes_max;
-        self.settings.store(Arc::new(settings));
-        let live = |config: &Config| {
-            let mut shown = config.to_json();
-            for (section, names) in LIVE_SETTINGS {
-                for name in *names {
-                    if let Some(section) = shown.get_mut(section).and_then(Value::as_object_mut) {
-                        section.remove(*name);
-                    }
-                }
-            }
-            shown
-        };
-        if live(&config) != live(&self.view.config.load()) {
+        let body_bytes_max = effective.limits.body_bytes_max;
+        let (counters_max, reservations_max) = (effective.limits.counters_max, effective.limits.reservations_max);
+        effective.limits = Limits { body_bytes_max, counters_max, reservations_max, ..new.limits };
+        effective.timeouts.check = new.timeouts.check;
+        effective.timeouts.margin = new.timeouts.margin;
+        effective.envoy = new.envoy;
+        if effective.to_json() != new.to_json() {
             tracing::warn!("The settings file has changes that take effect only at the next start.");
         }
-        self.view.config.store(Arc::new(config));
+        self.settings.store(Arc::new(check_settings(&effective)));
+        self.view.config.store(Arc::new(effective));
     }
 
     fn reload_tls(&self) {
@@ -414,7 +392,7 @@ impl Reloader {
             Ok((config, Reloaded { changed, from, to, warnings })) => {
                 warn_of(&config.warnings);
                 warn_of(&warnings);
-                self.take_settings(config);
+                self.take_settings(&config);
                 self.metrics.set_servers(self.state.snapshot().server_names());
                 self.metrics.config_taken(now_ms);
                 tracing::info!(%from, %to, changed, "Configuration reloaded.");
