@@ -104,6 +104,19 @@ pub struct Paths {
     pub credentials: PathBuf,
 }
 
+impl Paths {
+    /// Where documents are unless the settings say otherwise.
+    #[must_use]
+    pub fn below(folder: &Path) -> Self {
+        Self {
+            policies: folder.join("policies"),
+            servers: folder.join("servers.yaml"),
+            grants: folder.join("grants"),
+            credentials: folder.join("credentials"),
+        }
+    }
+}
+
 /// Bounds on what requests may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -15,8 +15,12 @@ struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// Check configuration, policies, servers and grants; print every defect.
+    Check(command::check::Args),
     /// Decide one request and explain it, condition by condition.
     Eval(command::eval::Args),
+    /// Make, list and revoke grants.
+    Grant(command::grant::Args),
     /// Answer Envoy.
     Serve(command::serve::Args),
     /// Run policy test cases.
@@ -33,7 +37,9 @@ fn main() -> ExitCode {
         }
     };
     match args.command {
+        Command::Check(args) => command::check::run(args, &mut io::stdout(), &mut io::stderr()),
         Command::Eval(args) => command::eval::run(args, &mut io::stdout(), &mut io::stderr()),
+        Command::Grant(args) => command::grant::run(args, &mut io::stdout(), &mut io::stderr()),
         // The server's own threads write to both, so nothing here may hold their locks.
         Command::Serve(args) => command::serve::run(&args),
         Command::Test(args) => command::test::run(args, &mut io::stdout(), &mut io::stderr()),

@@ -179,12 +179,13 @@ fn path(value: &Cursor<'_>, folder: &Path) -> Option<PathBuf> {
 
 fn paths(parent: &Fields<'_>, folder: &Path) -> Option<Paths> {
     let section = Section::of(parent, "paths", &["policies", "servers", "grants", "credentials"])?;
-    let read = |key: &str, default: &str| match section.optional(key) {
+    let default = Paths::below(folder);
+    let read = |key: &str, default: PathBuf| match section.optional(key) {
         Some(value) => path(&value, folder),
-        None => Some(folder.join(default)),
+        None => Some(default),
     };
-    let (policies, servers) = (read("policies", "policies"), read("servers", "servers.yaml"));
-    let (grants, credentials) = (read("grants", "grants"), read("credentials", "credentials"));
+    let (policies, servers) = (read("policies", default.policies), read("servers", default.servers));
+    let (grants, credentials) = (read("grants", default.grants), read("credentials", default.credentials));
     Some(Paths { policies: policies?, servers: servers?, grants: grants?, credentials: credentials? })
 }
 

@@ -216,12 +216,6 @@ impl Grants {
         self.grants.iter()
     }
 
-    /// The grant of that label, by looking at all of them: for people, not for requests.
-    #[must_use]
-    pub fn by_label(&self, label: &str) -> Option<&Grant> {
-        self.grants.iter().find(|grant| grant.label().as_ref() == label)
-    }
-
     /// How many grants there are.
     #[must_use]
     pub fn len(&self) -> usize {

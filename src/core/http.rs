@@ -154,8 +154,7 @@ impl<'a> Headers<'a> {
                 return Ok(());
             }
         };
-        // A comma is legal in a name that mirrors the body (a URI can hold one); the body decides about that one.
-        if slot.is_some() || (repeats == Repeats::Joined && name != "mcp-name" && value.contains(',')) {
+        if slot.is_some() || (value.contains(',') && comma_means_two(name, repeats)) {
             return Err(Reason::MalformedMultiValue);
         }
         // Whatever decides something is ASCII: servers differ in how they decode the rest.
@@ -223,6 +222,19 @@ impl<'a> Headers<'a> {
     }
 }
 
+/// Whether a comma in a one-value header says that it came twice. Envoy joins some repeated headers even where it hands
+/// over raw lines (`authorization` among them), so a comma counts wherever no sound value can hold one.
+fn comma_means_two(name: &str, repeats: Repeats) -> bool {
+    match name {
+        // A URI can hold a comma; the body decides whether the name is the right one.
+        "mcp-name" => false,
+        // Lists of codings are refused as such.
+        "content-encoding" => false,
+        "mcp-session-id" | "x-request-id" => repeats == Repeats::Joined,
+        _ => true,
+    }
+}
+
 /// `application/json` with no parameter but `charset=utf-8`.
 fn is_json_utf8(content_type: &str) -> bool {
     let mut parts = content_type.split(';').map(|part| part.trim_matches([' ', '\t']));
@@ -275,6 +287,12 @@ mod tests {
         for name in ["authorization", "mcp-method", "content-type", "mcp-session-id"] {
             assert_eq!(classify(&[(name, "a,b")], Repeats::Joined).unwrap_err(), Reason::MalformedMultiValue, "{name}");
         }
+        // Envoy joins these even where it hands over raw lines.
+        for name in ["authorization", "content-type", "mcp-method", "mcp-protocol-version", "origin", "content-length"]
+        {
+            assert_eq!(classify(&[(name, "a,b")], Repeats::Apart).unwrap_err(), Reason::MalformedMultiValue, "{name}");
+        }
+        assert!(classify(&[("mcp-session-id", "a,b")], Repeats::Apart).is_ok());
         assert!(classify(&[("accept", "a"), ("accept", "b")], Repeats::Apart).is_ok());
         assert!(classify(&[("mcp-name", "file:///a,b")], Repeats::Joined).is_ok());
     }
@@ -316,7 +334,7 @@ mod tests {
             |value: &str| classify(&[("authorization", value)], Repeats::Apart).unwrap().bearer().map(str::to_owned);
         assert_eq!(bearer("Bearer abc"), Ok("abc".into()));
         assert_eq!(bearer("bearer  abc"), Ok("abc".into()));
-        for bad in ["abc", "Basic abc", "Bearer", "Bearer ", "Bearer a b", "Bearer a,Bearer b", "Bearer \"a\""] {
+        for bad in ["abc", "Basic abc", "Bearer", "Bearer ", "Bearer a b", "Bearer \"a\""] {
             assert_eq!(bearer(bad), Err(Reason::TokenUnknown), "{bad}");
         }
         assert_eq!(Headers::default().bearer(), Err(Reason::TokenMissing));

@@ -195,6 +195,22 @@ impl Method {
         }
     }
 
+    /// Whether the era has the method. 2026-07-28 removed some, and its servers answer 404 to them; the legacy era gets the
+    /// benefit of the doubt, since new clients probe old servers.
+    const fn is_of(self, era: Era) -> bool {
+        let is_removed = matches!(
+            self,
+            Method::Initialize
+                | Method::LoggingSetLevel
+                | Method::Ping
+                | Method::ResourcesSubscribe
+                | Method::ResourcesUnsubscribe
+                | Method::TasksList
+                | Method::TasksResult
+        );
+        matches!(era, Era::Legacy) || !is_removed
+    }
+
     /// Whether the modern era demands `Mcp-Name` (2026-07-28, streamable HTTP; the tasks extension adds its own).
     const fn name_header_required(self) -> bool {
         matches!(self, Method::PromptsGet | Method::ToolsCall | Method::ResourcesRead)
@@ -349,7 +365,8 @@ impl Reader<'_> {
         let era = self.era(envelope.params, known.method)?;
         known.era = era;
         self.agree(&name, known.method, era, known.id.is_some(), envelope.params)?;
-        let method = known.method.ok_or((Reason::UnknownMethod, "method not found"))?;
+        let method = known.method.filter(|method| method.is_of(era));
+        let method = method.ok_or((Reason::UnknownMethod, "method not found"))?;
         self.body(method, era, known.id, envelope.params).map(|body| Message { era, id: known.id, body })
     }
 

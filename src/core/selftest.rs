@@ -198,7 +198,8 @@ fn read_expected<'a>(keys: &Fields<'a>, reading: Reading) -> Option<Expected<'a>
     let compat = keys.optional("expect_compat").and_then(|cursor| read_expectation(&cursor));
     match reading {
         Reading::AsWritten => strict,
-        Reading::Compat => compat.or(strict),
+        // The verdict stays, its reason is of the strict reading: what was a type mismatch is plainly false now.
+        Reading::Compat => compat.or(strict.map(|strict| Expected { reason: None, ..strict })),
     }
 }
 

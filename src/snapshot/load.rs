@@ -42,13 +42,13 @@ pub(super) fn load(paths: &Paths) -> Result<Loaded, Vec<Defect>> {
 const SHARED_HINT: &str = "chmod 600, or `defaultMode: 0400` on the volume";
 
 /// A file that was read.
-pub(crate) struct Document {
+struct Document {
     /// How it is called in messages.
-    pub(crate) display: String,
+    display: String,
     /// Its name in its folder.
-    pub(crate) name: String,
-    pub(crate) format: Format,
-    pub(crate) bytes: Vec<u8>,
+    name: String,
+    format: Format,
+    bytes: Vec<u8>,
 }
 
 /// A file name without its extension.
@@ -58,7 +58,7 @@ fn stem(name: &str) -> &str {
 
 /// Whether links out of a folder are followed.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Links {
+enum Links {
     Anywhere,
     Inside,
 }
@@ -67,21 +67,70 @@ pub(crate) enum Links {
 #[derive(Default)]
 pub(crate) struct Loader {
     stamps: Vec<(PathBuf, Option<Stamp>)>,
-    pub(crate) defects: Vec<Defect>,
-    pub(crate) warnings: Vec<Defect>,
+    defects: Vec<Defect>,
+    warnings: Vec<Defect>,
     revision: Sha256,
     fingerprint: Sha256,
 }
 
 /// Policies by id, and every id in use, also of policies with defects.
 pub(crate) struct Policies {
-    pub(crate) compiled: BTreeMap<Arc<str>, Arc<Policy>>,
+    compiled: BTreeMap<Arc<str>, Arc<Policy>>,
     /// `None` if the folder could not be listed.
     ids: Option<BTreeSet<String>>,
 }
 
+impl Policies {
+    /// How many have no defect.
+    pub(crate) fn len(&self) -> usize {
+        self.compiled.len()
+    }
+}
+
+/// How many of each kind were read; `None` for a kind that was not looked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Inventory {
+    pub(crate) servers: Option<usize>,
+    pub(crate) policies: Option<usize>,
+    pub(crate) grants: Option<usize>,
+}
+
+impl Inventory {
+    /// Adds up kind by kind.
+    pub(crate) fn add(&mut self, other: Self) {
+        let sum = |a: Option<usize>, b: Option<usize>| match (a, b) {
+            (None, None) => None,
+            (a, b) => Some(a.unwrap_or(0).saturating_add(b.unwrap_or(0))),
+        };
+        self.servers = sum(self.servers, other.servers);
+        self.policies = sum(self.policies, other.policies);
+        self.grants = sum(self.grants, other.grants);
+    }
+}
+
+/// What the files say, before anybody asks whether there are defects.
+struct Read {
+    servers: Option<ServersFile>,
+    policies: Policies,
+    grants: GrantsFiles,
+    bindings: Vec<Binding>,
+}
+
 impl Loader {
-    fn load(&mut self, paths: &Paths) -> Result<Loaded, Vec<Defect>> {
+    /// Reads everything and keeps what was found for [`Loader::into_findings`].
+    pub(crate) fn check(&mut self, paths: &Paths) -> Inventory {
+        let Read { servers, policies, grants, .. } = self.read(paths);
+        if let Some(servers) = &servers {
+            self.warn_of_dead_ends(servers, &grants);
+        }
+        Inventory {
+            servers: Some(servers.and_then(|servers| servers.names).map_or(0, |names| names.len())),
+            policies: Some(policies.len()),
+            grants: Some(grants.grants.len()),
+        }
+    }
+
+    fn read(&mut self, paths: &Paths) -> Read {
         let servers = self.servers(&paths.servers);
         let policies = self.policies(&paths.policies);
         let grants = self.grants(&paths.grants);
@@ -90,30 +139,45 @@ impl Loader {
             self.check_servers(&grants.servers, servers);
         }
         self.check_policies(&grants.policies, &policies);
-        let bindings = servers.as_ref().map(|servers| self.bindings(servers, &policies, &paths.credentials));
+        let bindings = match &servers {
+            Some(servers) => self.bindings(servers, &policies, &paths.credentials),
+            None => Vec::new(),
+        };
+        Read { servers, policies, grants, bindings }
+    }
+
+    fn load(&mut self, paths: &Paths) -> Result<Loaded, Vec<Defect>> {
+        let Read { servers, policies, grants, bindings } = self.read(paths);
         if !self.defects.is_empty() {
             return Err(in_order(std::mem::take(&mut self.defects)));
         }
-        let (Some(servers), Some(bindings)) = (servers, bindings) else {
-            // Whatever made one of them missing was noted; never serve without it.
+        let Some(servers) = servers else {
+            // Whatever made it missing was noted; never serve without it.
             return Err(vec![Defect::of_file(&paths.servers.display().to_string(), "cannot be used")]);
         };
         self.warn_of_dead_ends(&servers, &grants);
         let grants = grants.grants;
         let grant_policies = grants.iter().map(|grant| find(&policies, grant.policy())).collect();
-        let headers: BTreeSet<&str> = bindings.iter().filter_map(|binding| binding.credential.header_name()).collect();
-        let credential_headers = headers.into_iter().map(Box::from).collect();
+        let mut credential_headers: Vec<Box<str>> =
+            bindings.iter().filter_map(|binding| binding.credential.header_name()).map(Box::from).collect();
+        credential_headers.sort_unstable();
+        credential_headers.dedup();
         let snapshot = Snapshot {
             registry: servers.registry,
             bindings,
+            credential_headers,
             policies: policies.compiled,
             grants,
             grant_policies,
             revision: format!("sha256:{}", hex(&self.revision.clone().finalize())).into(),
-            credential_headers,
             fingerprint: self.fingerprint.clone().finalize().into(),
         };
-        Ok(Loaded { snapshot, warnings: std::mem::take(&mut self.warnings) })
+        Ok(Loaded { snapshot, warnings: in_order(std::mem::take(&mut self.warnings)) })
+    }
+
+    /// Everything found: defects, then warnings.
+    pub(crate) fn into_findings(self) -> (Vec<Defect>, Vec<Defect>) {
+        (in_order(self.defects), in_order(self.warnings))
     }
 
     fn is_steady(&self) -> bool {
@@ -121,7 +185,7 @@ impl Loader {
     }
 
     /// Reads one file; a file that cannot be read is a defect.
-    pub(crate) fn file(&mut self, path: &Path, display: &str, bytes_max: u64) -> Option<Vec<u8>> {
+    fn file(&mut self, path: &Path, display: &str, bytes_max: u64) -> Option<Vec<u8>> {
         self.stamps.push((path.to_owned(), Stamp::of(path)));
         match files::read(path, bytes_max) {
             Ok(bytes) => Some(bytes),
@@ -181,6 +245,31 @@ impl Loader {
         Some(file)
     }
 
+    /// Reads one policy that is in no folder of policies; says whether it has no defect.
+    pub(crate) fn policy_file(&mut self, path: &Path) -> bool {
+        let document = self.lone(path);
+        document.is_some_and(|document| self.policy(&document).is_some())
+    }
+
+    /// Reads one grants file that is in no folder of grants; says how many grants have no defect.
+    pub(crate) fn grant_file(&mut self, path: &Path) -> usize {
+        let Some(document) = self.lone(path) else { return 0 };
+        let mut reader = GrantsReader::default();
+        self.warn_if_shared(path, &document.display);
+        reader.add(&document.display, &document.bytes, document.format);
+        let mut files = reader.finish();
+        self.defects.append(&mut files.defects);
+        self.warnings.append(&mut files.warnings);
+        files.grants.len()
+    }
+
+    fn lone(&mut self, path: &Path) -> Option<Document> {
+        let display = path.display().to_string();
+        let name = path.file_name()?.to_string_lossy().into_owned();
+        let bytes = self.file(path, &display, DOCUMENT_BYTES_MAX)?;
+        Some(Document { format: Format::of_name(&name).unwrap_or(Format::Yaml), display, name, bytes })
+    }
+
     pub(crate) fn policies(&mut self, path: &Path) -> Policies {
         let Some(folder) = self.folder(path) else {
             return Policies { compiled: BTreeMap::new(), ids: None };
@@ -205,7 +294,7 @@ impl Loader {
     }
 
     /// Compiles one policy, named by its file.
-    pub(crate) fn policy(&mut self, document: &Document) -> Option<Policy> {
+    fn policy(&mut self, document: &Document) -> Option<Policy> {
         let id = stem(&document.name);
         if !is_name(id) {
             let message = format!("the file name {} gives no policy id: {NAME_RULE}", quoted(id));
@@ -244,7 +333,7 @@ impl Loader {
         files
     }
 
-    pub(crate) fn warn_if_shared(&mut self, path: &Path, display: &str) {
+    fn warn_if_shared(&mut self, path: &Path, display: &str) {
         if files::is_shared(path) {
             let defect = Defect::of_file(display, "can be read by others than its owner");
             self.warnings.push(defect.with_hint(SHARED_HINT));
@@ -253,15 +342,15 @@ impl Loader {
 
     fn check_policies(&mut self, references: &[Reference], policies: &Policies) {
         let Some(ids) = &policies.ids else { return };
-        self.check(references, "policy", &ids.iter().map(String::as_str).collect());
+        self.check_known(references, "policy", &ids.iter().map(String::as_str).collect());
     }
 
     fn check_servers(&mut self, references: &[Reference], servers: &ServersFile) {
         let Some(names) = &servers.names else { return };
-        self.check(references, "server", &names.iter().map(AsRef::as_ref).collect());
+        self.check_known(references, "server", &names.iter().map(AsRef::as_ref).collect());
     }
 
-    fn check(&mut self, references: &[Reference], kind: &str, known: &BTreeSet<&str>) {
+    fn check_known(&mut self, references: &[Reference], kind: &str, known: &BTreeSet<&str>) {
         for reference in references.iter().filter(|reference| !known.contains(reference.name.as_ref())) {
             let defect = reference.site.defect(format!("there is no {kind} {}", quoted(&reference.name)));
             self.defects.push(match suggestion(&reference.name, known.iter().copied()) {
@@ -324,11 +413,8 @@ impl Loader {
     fn warn_of_dead_ends(&mut self, servers: &ServersFile, grants: &GrantsFiles) {
         let all = servers.registry.servers().iter();
         let bare: BTreeSet<&Arc<str>> = all.filter(|server| server.policy().is_none()).map(|s| s.name()).collect();
-        for (label, site) in &grants.labels {
-            let Some(grant) = grants.grants.by_label(label) else { continue };
-            if grant.policy().is_some() {
-                continue;
-            }
+        for grant in grants.grants.iter().filter(|grant| grant.policy().is_none()) {
+            let Some(site) = grants.labels.get(grant.label()) else { continue };
             for server in grant.servers().iter().filter(|server| bare.contains(server)) {
                 let message = format!("no policy holds for this grant at the server {}", quoted(server));
                 let warning =
@@ -340,7 +426,7 @@ impl Loader {
 }
 
 /// Brings together what was found about one file, files in the order in which they were first spoken of.
-pub(crate) fn in_order(mut defects: Vec<Defect>) -> Vec<Defect> {
+fn in_order(mut defects: Vec<Defect>) -> Vec<Defect> {
     let mut files: BTreeMap<Arc<str>, usize> = BTreeMap::new();
     for defect in &defects {
         let next = files.len();

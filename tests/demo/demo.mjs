@@ -27,20 +27,37 @@ const say = text => process.stdout.write(`${text}\n`);
 const failures = [];
 let steps = 0;
 let auditLinesRead = 0;
+let auditLinesShown = 0;
+// From here on a signal is how the demo is meant to end.
+let staying = false;
 
-const lines = path => (existsSync(path) ? readFileSync(path, 'utf8').split('\n').filter(line => line !== '') : []);
+/** The complete lines of a file that is still written to. */
+const lines = path => (existsSync(path) ? readFileSync(path, 'utf8').split('\n').slice(0, -1) : []);
 
-/** The next audit line, once it is there. */
-async function nextAuditLine() {
-  const line = await until('waiting for an audit line', () => lines(paths.audit)[auditLinesRead]);
-  auditLinesRead += 1;
-  return line;
+/** The next audit line that `fits`, once it is there; those of the handshake and of lists are passed over. */
+async function nextAuditLine(fits) {
+  return until('waiting for an audit line', () => {
+    const all = lines(paths.audit);
+    while (auditLinesRead < all.length) {
+      const line = all[auditLinesRead];
+      auditLinesRead += 1;
+      if (fits(JSON.parse(line))) return line;
+    }
+    return undefined;
+  });
 }
 
-/** Passes over the audit lines of the handshake and of lists. */
-const skipAuditLines = () => { auditLinesRead = lines(paths.audit).length; };
+/** Shows the first audit line whole, and of the others what differs. */
+function showAudit(line) {
+  const { decision, reason, rule, grant, tool, arg_keys: keys, latency_us: latency } = JSON.parse(line);
+  const short = JSON.stringify({ decision, reason, rule, grant, tool, arg_keys: keys, latency_us: latency });
+  say(`   audit     ${dim(auditLinesShown === 0 ? line : short)}`);
+  if (auditLinesShown === 0) say(dim('             (a whole audit line; below they are shortened, and whole in .demo/audit.jsonl)'));
+  auditLinesShown += 1;
+}
 
-const executed = () => lines(paths.seen).map(line => JSON.parse(line)).filter(line => line.event === 'executed');
+/** What the MCP server noted: each `request` it got, each tool it `executed`. */
+const seen = event => lines(paths.seen).map(line => JSON.parse(line)).filter(line => line.event === event);
 
 function heading(text) {
   steps += 1;
@@ -58,7 +75,7 @@ function check(holds, claim) {
 }
 
 /** What a server or a policy says is shown as text, whatever it holds. */
-const shown = text => stripVTControlCharacters(String(text)).replaceAll('\n', '\n           ');
+const shown = text => stripVTControlCharacters(String(text)).replaceAll('\n', '\n             ');
 
 async function connect(url, token) {
   const client = new Client({ name: 'demo-agent', version: '1.0.0' });
@@ -69,22 +86,22 @@ async function connect(url, token) {
 
 /** Calls a tool, shows what the agent gets and what the audit holds, and compares both with `expected`. */
 async function call(client, tool, args, expected) {
-  const before = executed().length;
+  const before = seen('executed').length;
   say(`   agent     ${tool} ${JSON.stringify(args)}`);
   const result = await client.callTool({ name: tool, arguments: args }, undefined, { timeout: CALL_MS });
   const text = (result.content ?? []).map(part => part.text ?? `<${part.type}>`).join('\n');
   say(`   ${result.isError ? red('denied') : green('result')}    ${shown(text)}`);
-  const line = await nextAuditLine();
-  say(`   audit     ${dim(line)}`);
+  const line = await nextAuditLine(record => record.method === 'tools/call');
+  showAudit(line);
   const record = JSON.parse(line);
   const allowed = expected.rule === undefined;
   check(record.tool === tool && record.decision === (allowed ? 'allow' : 'deny'), `audit says ${allowed ? 'allow' : 'deny'}`);
-  const ran = executed().length - before;
+  const ran = seen('executed').length - before;
   if (allowed) {
     check(result.isError !== true && ran === 1, 'the MCP server ran it');
   } else {
     check(record.rule === expected.rule, `the rule is ${expected.rule}`);
-    check(result.isError === true && text === `[POLICY DENIED] ${expected.text}`, 'the agent is told why');
+    check(result.isError === true && text.startsWith(`[POLICY DENIED] ${expected.text}`), 'the agent is told why');
     check(ran === 0, 'the MCP server never saw it');
   }
 }
@@ -111,11 +128,10 @@ async function story({ url, token, secret }) {
   const offered = risky.filter(name => names.includes(name));
   say(`   tools     ${offered.join(', ')} (and ${names.length - offered.length} for tests)`);
   check(offered.length === risky.length, 'the MCP server answers through Envoy');
-  skipAuditLines();
 
   heading('A call that the policy allows');
   await call(client, 'list_issues', { repo: 'acme/web' }, {});
-  const request = lines(paths.seen).map(line => JSON.parse(line)).findLast(line => line.tool === 'list_issues');
+  const request = seen('request').findLast(line => line.tool === 'list_issues');
   const credentials = request.headers.authorization;
   check(credentials.length === 1 && credentials[0] === `Bearer ${secret}`, 'the MCP server got its own credential');
   check(!JSON.stringify(request).includes(token), "the agent's token did not get that far");
@@ -150,35 +166,40 @@ async function story({ url, token, secret }) {
 }
 
 async function wrongToken(url, token) {
-  skipAuditLines();
-  const before = lines(paths.seen).length;
-  const wrong = `${token.slice(0, -1)}${token.endsWith('A') ? 'B' : 'A'}`;
+  const before = seen('request').length;
+  const wrong = token.replace(/^mcpa_./, start => (start === 'mcpa_A' ? 'mcpa_B' : 'mcpa_A'));
   const outcome = await connect(url, wrong).then(() => 'connected', error => error);
   say(`   ${red('refused')}   ${shown(outcome.message ?? outcome)}`);
-  const line = await nextAuditLine();
-  say(`   audit     ${dim(line)}`);
+  const line = await nextAuditLine(record => record.decision === 'deny');
+  showAudit(line);
   check(outcome.code === 401, 'the client sees HTTP 401');
-  check(JSON.parse(line).decision === 'deny', 'audit says deny');
-  check(lines(paths.seen).length === before, 'the MCP server never saw it');
+  check(JSON.parse(line).rule === '(identity)', 'audit says deny, for the identity');
+  check(seen('request').length === before, 'the MCP server never saw it');
   check(!lines(paths.audit).some(text => text.includes(token) || text.includes(wrong)), 'no audit line holds a token');
 }
 
 function makeGrant(program, grants) {
-  const args = ['grant', 'new', '--label', 'demo-agent', '--server', 'demo', '--policy', 'demo', '--file', join(grants, 'demo.yaml')];
-  const out = execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+  const args = ['grant', 'new', '--label', 'demo-agent', '--server', 'demo', '--policy', 'demo', '--expires', '1d', '--file', join(grants, 'demo.yaml')];
+  let out;
+  try {
+    out = execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+  } catch (error) {
+    throw new DemoError(`\`mcp-authz grant new\` failed: ${error.stderr ?? error.message}`);
+  }
   const token = /mcpa_[0-9A-Za-z_-]{43}/.exec(out)?.[0];
   if (token === undefined) throw new DemoError(`\`mcp-authz grant new\` showed no token:\n${out}`);
   return token;
 }
 
-async function stay({ url, token, authz }) {
+async function stay({ url, token, parts }) {
+  staying = true;
   const entry = { type: 'http', url, headers: { Authorization: `Bearer ${token}` } };
   say(`\n${bold('It stays up until you press Ctrl-C.')} For an MCP client on this machine:\n`);
   say(JSON.stringify({ mcpServers: { demo: entry } }, null, 2));
   say(`\n   URL       ${url}\n   token     ${token}`);
   say('   decisions tail -f .demo/audit.jsonl');
   say('   policy    edit .demo/etc/policies/demo.json, then: kill -HUP $(cat .demo/mcp-authz.pid)');
-  await Promise.race(authz.map(part => new Promise(resolve => { part.child.on('exit', () => resolve(part)); }))).then(part => {
+  await Promise.race(parts.map(part => new Promise(resolve => { part.child.on('exit', () => resolve(part)); }))).then(part => {
     throw new DemoError(`${part.name} ended by itself; see ${part.log}`);
   });
 }
@@ -211,24 +232,31 @@ async function main(argv) {
     return 1;
   }
   say(`\n${green(bold('Everything came out as it should.'))} The policy: policies/demo.json. All decisions: .demo/audit.jsonl`);
-  if (argv.includes('--stay')) await stay({ url, token, authz: [authz, envoy.part] });
+  if (argv.includes('--stay')) await stay({ url, token, parts: [authz, envoy.part] });
   return 0;
 }
 
-/** Ends all parts, then this process. A second signal does not wait. */
 let leaving = false;
+
+/** Ends all parts, then this process. */
 async function leave(status) {
-  if (leaving) process.exit(status);
+  if (leaving) return;
   leaving = true;
   await stopAll();
   process.exit(status);
 }
 
 for (const [signal, number] of [['SIGHUP', 1], ['SIGINT', 2], ['SIGTERM', 15]]) {
-  process.on(signal, () => leave(128 + number));
+  process.on(signal, () => {
+    // A second signal does not wait for an orderly end.
+    if (leaving) process.exit(128 + number);
+    leave(staying ? 0 : 128 + number);
+  });
 }
 
 main(process.argv.slice(2)).then(leave, error => {
+  // Parts that end because everything ends are no news.
+  if (leaving) return;
   process.stderr.write(`\ndemo: ${error instanceof DemoError ? error.message : (error?.stack ?? error)}\n`);
-  return leave(1);
+  leave(1);
 });

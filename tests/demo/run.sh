@@ -18,7 +18,7 @@ case ${1:-} in
 esac
 command -v cargo >/dev/null || fail 'cargo is missing. Install Rust: https://rustup.rs'
 command -v npm >/dev/null || fail 'npm is missing. Install Node.js 20 or newer: https://nodejs.org'
-node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20)' ||
+node -e 'process.exit(Number.parseInt(process.versions.node) < 20 ? 1 : 0)' ||
   fail "Node.js 20 or newer is needed; this is $(node --version)"
 
 tests/tools/install.sh envoy client-ts1

@@ -27,6 +27,7 @@ const STOP_MS = 3_000;
 const SOCKET_PATH_MAX = 100;
 
 const running = [];
+let ownsState = false;
 let socketFolder;
 
 /** A mistake or an accident that the person at the screen can do something about. */
@@ -51,6 +52,7 @@ export function prepareState() {
   rmSync(state, { recursive: true, force: true });
   mkdirSync(files, { recursive: true, mode: 0o700 });
   writeFileSync(lock, `${process.pid}\n`);
+  ownsState = true;
 }
 
 /** The text of a file below deploy/ with each given piece replaced; a piece that is not there is a mistake. */
@@ -171,27 +173,30 @@ export async function startEnvoy(config) {
   return { part, port };
 }
 
-function signal(part, name) {
-  try {
-    process.kill(-part.child.pid, name);
-  } catch {
-    // The group is gone already.
+/** Ends everything that was started: by its leash, and by force if that takes too long. */
+export async function stopAll() {
+  const parts = [...running].reverse();
+  parts.forEach(part => part.child.stdio[3]?.destroy());
+  const deadline = Date.now() + STOP_MS;
+  while (parts.some(part => !part.ended) && Date.now() < deadline) await pause(20);
+  kill();
+  if (socketFolder !== undefined) rmSync(socketFolder, { recursive: true, force: true });
+  // Another demo may be why this one ends.
+  if (ownsState) rmSync(join(state, 'pid'), { force: true });
+}
+
+function kill() {
+  for (const part of running.filter(part => !part.ended)) {
+    try {
+      process.kill(-part.child.pid, 'SIGKILL');
+    } catch {
+      // The group is gone already.
+    }
   }
 }
 
-/** Ends everything that was started, at once if need be. */
-export async function stopAll() {
-  const parts = running.splice(0).reverse();
-  parts.forEach(part => signal(part, 'SIGTERM'));
-  const deadline = Date.now() + STOP_MS;
-  while (parts.some(part => !part.ended) && Date.now() < deadline) await pause(20);
-  parts.forEach(part => signal(part, 'SIGKILL'));
-  if (socketFolder !== undefined) rmSync(socketFolder, { recursive: true, force: true });
-  rmSync(join(state, 'pid'), { force: true });
-}
-
-// The last resort, for an end that nobody foresaw: only synchronous work is possible here.
-process.on('exit', () => running.forEach(part => signal(part, 'SIGKILL')));
+// For an end that nobody foresaw: only synchronous work is possible here.
+process.on('exit', kill);
 
 /** A secret of its own for each run. */
 export const newSecret = () => `upstream-${randomBytes(18).toString('base64url')}`;

@@ -4,6 +4,7 @@ use super::harness::authz::{Grant, METADATA, Settings, token};
 use super::harness::http1::{Request, Response};
 use super::harness::message::{self, MODERN, Said};
 use super::harness::stack::{Options, Stack};
+use super::harness::until;
 
 const POLICY: &str = r#"{
   "version": "1",
@@ -117,7 +118,8 @@ fn policy_rows(modern: bool) -> Vec<Row> {
         ),
         row("a missing argument", call("guarded", "{}"), denied("Only sandbox repositories.", "requirement"), 0),
         row("below the threshold", call("watched", r#"{"amount":100}"#), Said::Result, 1),
-        row("above the threshold", call("watched", r#"{"amount":1e400}"#), denied("Too much.", "condition"), 0),
+        row("above the threshold", call("watched", r#"{"amount":100.5}"#), denied("Too much.", "condition"), 0),
+        row("above every float", call("watched", r#"{"amount":1e400}"#), denied("Too much.", "type_mismatch"), 0),
         row("a string is no amount", call("watched", r#"{"amount":"1"}"#), denied("Too much.", "type_mismatch"), 0),
         row("tools/list", other("tools/list", None, ""), Said::Result, 1),
         row("prompts/get", other("prompts/get", Some("p"), r#""name":"p""#), error(200, -31403, "method_denied"), 0),
@@ -238,7 +240,8 @@ async fn a_denial_names_its_rule_and_keeps_the_id_as_written() {
     assert_eq!(decision["rule_exact"], "/tools/guarded/require/0/conditions/0");
     assert!(decision["policy_digest"].as_str().is_some_and(|digest| digest.starts_with("sha256:")), "{decision}");
     assert!(decision["request_id"].is_string(), "{decision}");
-    assert!(stack.envoy.process.stdout().contains("\"decision\":\"deny\""), "Envoy's access log knows the decision");
+    let log = || stack.envoy.process.stdout();
+    until("Envoy's access log has the decision", async || log().contains("\"decision\":\"deny\"").then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -289,13 +292,13 @@ async fn every_bad_token_gets_the_same_challenge() {
             assert_eq!(comparable(&other), comparable(&unknown), "{what} {label}");
             assert_eq!(other.header("www-authenticate"), Some(sent.as_str()), "{what} {label}");
         }
-        for bad in ["Bearer", "Bearer x", "Basic dTpw", "mcpa_", &format!("Bearer {},{}", good(), good())] {
+        for bad in ["Bearer", "Bearer x", "Basic dTpw", "mcpa_", &format!("Bearer {} {}", good(), good())] {
             let other = stack.send(&request.clone().with("authorization", bad)).await;
             assert_eq!(other.status, 401, "{what} {bad}: {}", other.text());
         }
     }
     assert_eq!(stack.upstream.count(), 0);
-    let said = stack.authz.everything_said().await;
+    let said = stack.everything_said(&good()).await;
     for reason in [
         "token_missing",
         "token_unknown",
@@ -306,4 +309,50 @@ async fn every_bad_token_gets_the_same_challenge() {
     ] {
         assert!(said.contains(&format!("\"reason\":\"{reason}\"")), "no audit record says {reason}");
     }
+}
+
+/// A tool's name is the caller's to choose: it must not write into anybody's terminal or log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_odd_tool_name_stays_inside_its_string() {
+    let stack = start().await;
+    let long = "n".repeat(4096);
+    let names = ["a\u{202e}b", "a\u{2028}b", "\\\",\\\"level\\\":\\\"error", "<script>", &long];
+    for name in names {
+        let response = stack.send(&call(name, "{}")).await;
+        assert!(matches!(message::said(&response), Said::Denied { reason, .. } if reason == "default_deny"), "{name}");
+        assert!(!response.text().contains(['\u{202e}', '\u{2028}']), "{name}: {}", response.text());
+    }
+    let said = stack.everything_said(&good()).await;
+    assert!(!said.contains(['\u{202e}', '\u{2028}']) && !said.contains(&long), "raw in an output");
+    let records: Vec<serde_json::Value> = stack
+        .authz
+        .process
+        .stdout()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("no record: {line}: {error}")))
+        .collect();
+    assert_eq!(records.len(), names.len() + 1, "one line a decision");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_holds_however_many_ask_at_once() {
+    let stack = start().await;
+    let calls: Vec<_> = (0..60)
+        .map(|_| {
+            tokio::spawn({
+                let (call, to) = (call("limited", "{}"), stack.envoy.address);
+                async move { call.send(to).await }
+            })
+        })
+        .collect();
+    let mut served = 0;
+    for call in calls {
+        let said = message::said(&call.await.expect("sending works"));
+        if said == Said::Result {
+            served += 1;
+        } else {
+            assert_eq!(said, denied("Enough for today.", "quota_exhausted"));
+        }
+    }
+    assert_eq!((served, stack.upstream.count()), (2, 2));
 }

@@ -208,6 +208,116 @@ async fn a_bad_reload_keeps_the_last_good_policy_and_a_good_one_takes_over() {
     assert!(matches!(says(&stack, "open").await, Said::Denied { .. }));
 }
 
+/// Two policies that must not be mixed: under each of them one tool runs and the other is denied in its words.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_decision_comes_from_one_whole_policy_while_policies_change() {
+    let policy = |open: &str, closed: &str| {
+        let deny = format!(
+            r#"{{"deny_if": [{{"conditions": [{{"path": "args.x", "op": "exists", "value": true}}], "on_deny": "{open} is on."}}]}}"#
+        );
+        format!(r#"{{"version": "1", "default": "deny", "tools": {{"{open}": {{}}, "{closed}": {deny}}}}}"#)
+    };
+    let stack = start(Settings { policies: vec![("main.json".to_owned(), policy("a", "b"))], ..settings() }).await;
+    let (address, done) = (stack.envoy.address, Arc::new(AtomicBool::new(false)));
+    let agents: Vec<_> = [("a", "b"), ("b", "a")]
+        .into_iter()
+        .map(|(tool, other)| {
+            let done = Arc::clone(&done);
+            tokio::spawn(async move {
+                let mut answers = 0_usize;
+                while !done.load(Ordering::SeqCst) {
+                    let call = Request::post("/mcp", message::call(tool, r#"{"x":1}"#)).bearer(&token("agent"));
+                    let said = message::said(&call.send(address).await);
+                    if said != Said::Result {
+                        let text = format!("[POLICY DENIED] {other} is on.");
+                        assert_eq!(said, Said::Denied { text, reason: "condition".to_owned() });
+                    }
+                    answers += 1;
+                }
+                answers
+            })
+        })
+        .collect();
+    for round in 0..20 {
+        let (open, closed) = if round % 2 == 0 { ("b", "a") } else { ("a", "b") };
+        stack.authz.write_policy("main.json", &policy(open, closed));
+        stack.authz.process.signal("HUP").await;
+        let call = || Request::post("/mcp", message::call(open, r#"{"x":1}"#)).bearer(&token("agent"));
+        until("the new policy serves", async || {
+            (message::said(&stack.send(&call()).await) == Said::Result).then_some(())
+        })
+        .await;
+    }
+    done.store(true, Ordering::SeqCst);
+    for agent in agents {
+        assert!(agent.await.expect("no answer was mixed") > 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_grant_and_a_new_secret_take_effect_without_a_restart() {
+    let stack = start(settings()).await;
+    assert_eq!(says(&stack, "open").await, Said::Result);
+    stack.authz.write_alpha_secret("rotated-secret");
+    stack.authz.process.signal("HUP").await;
+    until("the upstream sees the new secret", async || {
+        assert_eq!(says(&stack, "open").await, Said::Result);
+        let hit = stack.upstream.take().pop()?;
+        (hit.values("authorization") == ["Bearer rotated-secret"]).then_some(())
+    })
+    .await;
+    stack.authz.write_grants(&[Grant::with("agent", "servers: [alpha], policy: main, revoked: true")]);
+    stack.authz.process.signal("HUP").await;
+    let revoked = Said::Error { status: 401, code: -31401, reason: "identity".to_owned() };
+    until("the grant is gone", async || (says(&stack, "open").await == revoked).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_cannot_be_judged_in_time_is_told_so() {
+    let authz = Settings {
+        config: "timeouts: {check_ms: 21, margin_ms: 20}\n".to_owned(),
+        policies: vec![("main.json".to_owned(), heavy_policy())],
+        ..settings()
+    };
+    let stack = start(authz).await;
+    let body = message::call("heavy", &format!(r#"{{"x":"{}"}}"#, "ab".repeat(30_000)));
+    match message::said(&stack.send(&Request::post("/mcp", body).bearer(&token("agent"))).await) {
+        Said::Denied { text, reason } => {
+            assert!(text.starts_with("[POLICY UNAVAILABLE] "), "{text}");
+            assert_eq!(reason, "deadline");
+        }
+        other @ (Said::Accepted | Said::Error { .. } | Said::Plain(_) | Said::Result) => panic!("{other:?}"),
+    }
+    assert_eq!(stack.upstream.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_process_does_not_take_the_socket_of_a_living_one() {
+    let stack = start(settings()).await;
+    let mut second = stack.authz.second();
+    let status = second.ended().await;
+    assert_eq!(status.code(), Some(64), "{}", second.output());
+    assert!(second.output().contains("Cannot start: a gRPC listener."), "{}", second.output());
+    assert_eq!(says(&stack, "open").await, Said::Result, "the first one still serves");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_an_audit_nothing_runs_where_the_operator_says_so() {
+    let config = "audit: {sink: /dev/full, fail_closed: true}\n".to_owned();
+    let stack = start(Settings { config, ..settings() }).await;
+    // The first records are lost before anybody can know.
+    until("the loss is noticed", async || {
+        let Said::Denied { text, reason } = says(&stack, "open").await else { return None };
+        assert_eq!(reason, "audit_unavailable");
+        assert!(text.starts_with("[POLICY UNAVAILABLE] "), "{text}");
+        Some(())
+    })
+    .await;
+    stack.upstream.take();
+    assert!(matches!(says(&stack, "open").await, Said::Denied { .. }));
+    assert_eq!(stack.upstream.count(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upstream_that_is_gone_is_no_denial() {
     let closed = super::harness::free_address();

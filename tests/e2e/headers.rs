@@ -13,6 +13,9 @@ const FORGED: &[(&str, &str)] = &[
     ("cookie", "session=forged"),
     ("proxy-authorization", "Basic Zm9yZ2Vk"),
     ("x-api-key", "forged"),
+    ("x-envoy-auth-failure-mode-allowed", "forged"),
+    ("x-envoy-original-path", "/forged"),
+    ("x-forwarded-client-cert", "By=forged"),
     ("x-mcp-authz-grant", "forged"),
     ("x-mcp-authz-subject", "forged"),
     ("x-mcp-authz-anything", "forged"),
@@ -107,6 +110,7 @@ async fn two_authorization_headers_are_refused() {
     for second in [bearer.as_str(), "Bearer other", "Basic dTpw"] {
         let call = Request::post("/mcp", message::call("t", "{}"));
         let response = stack.send(&call.header("authorization", &bearer).header("Authorization", second)).await;
+        // Envoy joins the two with a comma before anybody sees them.
         let want = Said::Error { status: 400, code: -32600, reason: "malformed.multi_value".to_owned() };
         assert_eq!(message::said(&response), want, "{second}");
     }

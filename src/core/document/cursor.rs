@@ -227,6 +227,12 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// Whether this is a map with that key; notes nothing.
+    #[must_use]
+    pub fn has_key(&self, key: &str) -> bool {
+        matches!(&self.node.shape, Shape::Map(members) if members.iter().any(|(name, _)| name == key))
+    }
+
     /// Whether this is a list without items; notes nothing.
     #[must_use]
     pub fn is_empty_list(&self) -> bool {

@@ -226,6 +226,25 @@ fn an_unknown_method_still_needs_headers_that_agree() {
     check(&body, &[("version", "2026-07-28"), ("method", "tools/list")], "header_mismatch");
 }
 
+/// With or without the name that the legacy era demands: the conformance suite asks without.
+#[test]
+fn methods_that_the_modern_era_removed_are_unknown_in_it() {
+    for method in
+        ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe", "tasks/list"]
+    {
+        let modern = [("version", "2026-07-28"), ("method", method)];
+        check(
+            &format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{{MODERN}}}}}"#),
+            &modern,
+            "unknown_method",
+        );
+        let named = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{"uri":"a:b",{MODERN}}}}}"#);
+        check(&named, &modern, "unknown_method");
+        let legacy = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{"uri":"a:b"}}}}"#);
+        check(&legacy, &[], &format!("ok Legacy 1 {method}"));
+    }
+}
+
 #[test]
 fn modern_notifications_and_responses_are_refused() {
     let body = format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{{MODERN}}}}}"#);

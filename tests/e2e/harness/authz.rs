@@ -119,6 +119,21 @@ impl Authz {
         write(&self.dir.join("policies").join(file), text);
     }
 
+    /// Replaces the grants.
+    pub(crate) fn write_grants(&self, grants: &[Grant]) {
+        write_grants(&self.dir, grants);
+    }
+
+    /// Replaces the secret of server `alpha`.
+    pub(crate) fn write_alpha_secret(&self, secret: &str) {
+        write(&self.dir.join("credentials/alpha/token"), secret);
+    }
+
+    /// Starts a second program with the same configuration.
+    pub(crate) fn second(&self) -> Process {
+        start_process(&self.dir)
+    }
+
     /// The path of the Unix socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir.join("authz.sock")
@@ -160,13 +175,17 @@ fn write_config(dir: &Path, settings: &Settings, listener: &Authorizer, admin: S
     for (file, text) in &settings.policies {
         write(&dir.join("policies").join(file), text);
     }
-    let mut grants = String::from("grants:\n");
-    for grant in &settings.grants {
+    write_grants(dir, &settings.grants);
+}
+
+fn write_grants(dir: &Path, grants: &[Grant]) {
+    let mut text = String::from("grants:\n");
+    for grant in grants {
         let digest = sha256(&grant.token());
         // Writing to a String cannot fail.
-        writeln!(grants, "- {{label: {}, sha256: {digest}, {}}}", grant.label, grant.settings).expect("memory");
+        writeln!(text, "- {{label: {}, sha256: {digest}, {}}}", grant.label, grant.settings).expect("memory");
     }
-    write(&dir.join("grants/test.yaml"), &grants);
+    write(&dir.join("grants/test.yaml"), &text);
 }
 
 /// The URL in every challenge of server `alpha`.

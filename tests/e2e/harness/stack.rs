@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use super::authz::{self, Authz};
 use super::envoy::{self, Envoy};
 use super::http1::{Request, Response};
+use super::message;
+use super::until;
 use super::upstream::Upstream;
 
 /// What differs between the tables; the default is what the shipped configuration does.
@@ -73,6 +75,15 @@ impl Stack {
         };
         let envoy = Envoy::start(dir.path(), &settings).await;
         Self { authz, envoy, upstream, _dir: dir }
+    }
+
+    /// Everything that the authorizer let out, once the audit record of every earlier request is written: records keep
+    /// their order, so one more call marks the end.
+    pub(crate) async fn everything_said(&self, token: &str) -> String {
+        const MARK: &str = "end_of_table";
+        self.send(&Request::post("/mcp", message::call(MARK, "{}")).bearer(token)).await;
+        until("the audit is written", async || self.authz.process.stdout().contains(MARK).then_some(())).await;
+        self.authz.everything_said().await
     }
 
     /// Sends a request through Envoy.
