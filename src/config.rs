@@ -257,6 +257,16 @@ impl Config {
             .map_err(|problem| vec![Defect::of_file(&name, problem.to_string())])?;
         Self::parse(&name, &bytes, format, path.parent().unwrap_or(Path::new("")))
     }
+
+    /// Where the documents are, from a settings file that may have defects elsewhere; `None` if it does not say.
+    #[must_use]
+    pub fn load_paths(path: &Path) -> Option<Paths> {
+        let name = path.display().to_string();
+        let bytes = files::read(path, files::DOCUMENT_BYTES_MAX).ok()?;
+        let report = Report::read(&name, &bytes, Format::of_name(&name).unwrap_or(Format::Yaml));
+        let fields = report.root()?.fields(SECTIONS)?;
+        read::paths(&fields, path.parent().unwrap_or(Path::new("")))
+    }
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ pub fn run(args: Args, out: &mut impl Write, err: &mut impl Write) -> ExitCode {
 }
 
 fn check(paths: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> io::Result<ExitCode> {
-    let (mut defects, mut warnings, mut unreadable) = (0usize, 0usize, false);
+    let (mut defects, mut warnings, mut unreadable) = (0usize, 0usize, 0usize);
     for path in paths {
         match check_path(path) {
             Ok(checked) => {
@@ -61,12 +61,14 @@ fn check(paths: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> io::R
             }
             Err(problem) => {
                 writeln!(err, "mcp-authz: {problem}")?;
-                unreadable = true;
+                unreadable = unreadable.saturating_add(1);
             }
         }
     }
-    writeln!(out, "{}, {}", count(defects, "defect"), count(warnings, "warning"))?;
-    Ok(if unreadable {
+    if unreadable < paths.len() {
+        writeln!(out, "{}, {}", count(defects, "defect"), count(warnings, "warning"))?;
+    }
+    Ok(if unreadable > 0 {
         ExitCode::from(USAGE)
     } else if defects > 0 {
         ExitCode::from(FAILED)
@@ -196,9 +198,11 @@ fn check_config(path: &Path) -> Checked {
             Checked { warnings, ..checked }
         }
         Err(mut defects) => {
-            // The documents are checked all the same where the settings keep them by default.
-            let paths = Paths::below(path.parent().unwrap_or(Path::new("")));
-            let mut checked = check_paths(kind, &paths);
+            // The documents are checked all the same, if the settings at least say where they are.
+            let mut checked = match Config::load_paths(path) {
+                Some(paths) => check_paths(kind, &paths),
+                None => Loader::default().into_checked("settings only", Inventory::default()),
+            };
             defects.append(&mut checked.defects);
             Checked { defects, ..checked }
         }

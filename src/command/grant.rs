@@ -26,6 +26,8 @@ use crate::{
     files::{self, DOCUMENT_BYTES_MAX, Folder},
 };
 
+/// More than a grant takes in its file.
+const ENTRY_BYTES_MAX: usize = 8_192;
 const DAY_MS: u64 = 86_400_000;
 
 /// Make, list and revoke grants.
@@ -172,6 +174,10 @@ fn new(args: &NewArgs, token: &str, now_ms: u64, out: &mut impl Write, err: &mut
         subject: args.subject.as_deref(),
         expires: expires.as_deref(),
     };
+    let room = usize::try_from(DOCUMENT_BYTES_MAX).unwrap_or(usize::MAX).saturating_sub(ENTRY_BYTES_MAX);
+    if old.as_ref().is_some_and(|old| old.len() > room) {
+        return Err(GrantError::file(path, "is full: name another --file"));
+    }
     let text = edit::append(old.as_deref().unwrap_or(""), &entry).ok_or_else(|| {
         GrantError::file(path, "its grants are not written as a list of `- ` lines: name another --file")
     })?;

@@ -177,7 +177,7 @@ fn path(value: &Cursor<'_>, folder: &Path) -> Option<PathBuf> {
     Some(folder.join(text))
 }
 
-fn paths(parent: &Fields<'_>, folder: &Path) -> Option<Paths> {
+pub(super) fn paths(parent: &Fields<'_>, folder: &Path) -> Option<Paths> {
     let section = Section::of(parent, "paths", &["policies", "servers", "grants", "credentials"])?;
     let default = Paths::below(folder);
     let read = |key: &str, default: PathBuf| match section.optional(key) {

@@ -79,6 +79,12 @@ impl Defect {
         Self { file: file.into(), line: None, pointer: String::new(), message: message.into(), hint: None }
     }
 
+    /// Orders the defects of one file: by line, those of the whole file last.
+    #[must_use]
+    pub fn place(&self) -> (u32, &str) {
+        (self.line.unwrap_or(u32::MAX), &self.pointer)
+    }
+
     /// The same defect with advice.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {

@@ -432,8 +432,8 @@ fn in_order(mut defects: Vec<Defect>) -> Vec<Defect> {
         let next = files.len();
         files.entry(Arc::clone(&defect.file)).or_insert(next);
     }
-    let place = |defect: &Defect| files.get(&defect.file).copied();
-    defects.sort_by(|a, b| (place(a), a.line, &a.pointer).cmp(&(place(b), b.line, &b.pointer)));
+    let file = |defect: &Defect| files.get(&defect.file).copied();
+    defects.sort_by(|a, b| (file(a), a.place()).cmp(&(file(b), b.place())));
     defects
 }
 

@@ -301,3 +301,37 @@ fn secrets_and_digests_stay_out_of_debug() {
     let shown = format!("{snapshot:?}");
     assert!(!shown.contains("hunter2") && !shown.contains(digest("1").split_at(10).0));
 }
+
+#[test]
+fn no_load_mixes_two_versions_of_a_volume() {
+    let documents = Documents::new();
+    let root = documents.0.path().join("policies");
+    fs::remove_dir_all(&root).unwrap();
+    for version in ["..1", "..2"] {
+        for name in ["p", "q"] {
+            let text = format!("# {version}\n{POLICY}");
+            documents.write(&format!("policies/{version}/{name}.yaml"), &text);
+        }
+    }
+    let point_at = |version: &str| {
+        symlink(version, root.join("..next")).unwrap();
+        fs::rename(root.join("..next"), root.join("..data")).unwrap();
+    };
+    point_at("..1");
+    let paths = documents.paths();
+    std::thread::scope(|scope| {
+        let swaps = scope.spawn(|| (0..2_000).for_each(|n| point_at(if n % 2 == 0 { "..2" } else { "..1" })));
+        let mut left = 50;
+        while left > 0 || !swaps.is_finished() {
+            left -= i32::from(left > 0);
+            match Snapshot::load(&paths) {
+                Ok(Loaded { snapshot, .. }) => {
+                    let digest = |id: &str| snapshot.policy(id).unwrap().digest();
+                    assert_eq!(digest("p"), digest("q"));
+                }
+                Err(defects) => assert!(defects[0].message.starts_with("changes faster"), "{defects:?}"),
+            }
+        }
+    });
+    assert!(Snapshot::load(&paths).is_ok());
+}

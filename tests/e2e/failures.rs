@@ -127,12 +127,14 @@ async fn a_terminated_process_answers_what_it_has_and_ends_well() {
     assert!(!stack.authz.socket().exists(), "a process that ends in order takes its socket away");
 }
 
-/// A tool whose judgement takes long enough that two of them overlap.
+/// A tool whose judgement takes long enough that two of them overlap: no literal and no anchor in the patterns, so that
+/// each of them has to read the whole argument.
 fn heavy_policy() -> String {
     let rule = |at: usize| {
-        format!(r#"{{"conditions": [{{"path": "args.x", "op": "regex", "value": "(a|b)*c{at}$"}}], "on_deny": "No."}}"#)
+        let pattern = format!(r"\\w{{3}}\\W{{{}}}", at + 1);
+        format!(r#"{{"conditions": [{{"path": "args.x", "op": "regex", "value": "{pattern}"}}], "on_deny": "No."}}"#)
     };
-    let rules: Vec<String> = (0..20).map(rule).collect();
+    let rules: Vec<String> = (0..60).map(rule).collect();
     format!(
         r#"{{"version": "1", "default": "deny", "tools": {{"open": {{}}, "heavy": {{"deny_if": [{}]}}}}}}"#,
         rules.join(",")

@@ -6,7 +6,7 @@ use super::harness::message;
 use super::harness::stack::{Options, Stack};
 
 /// Every shape is longer than 1024 bytes; the first three reach an authorizer cut to the limit on Envoy before 1.40.
-pub(crate) const OVER_THE_LIMIT: &[Shape] = &[
+pub(crate) const OVER_THE_LIMIT: &[Shape<'static>] = &[
     Shape { frames: &[1025], end: End::LastData },
     Shape { frames: &[16_384], end: End::LastData },
     Shape { frames: &[1024, 16_384], end: End::LastData },
@@ -28,7 +28,7 @@ async fn start(body_size_limit: bool) -> Stack {
 }
 
 /// A whole call that is padded with spaces: cut to the limit it is still a sound message.
-fn body(shape: Shape) -> Vec<u8> {
+fn body(shape: Shape<'_>) -> Vec<u8> {
     let mut body = message::call("t", "{}").into_bytes();
     body.resize(shape.frames.iter().sum(), b' ');
     body
@@ -62,7 +62,7 @@ async fn with_the_size_filter_no_body_over_the_limit_gets_through() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_up_to_the_limit_runs_in_whatever_frames_it_comes() {
-    const WITHIN: &[Shape] = &[
+    const WITHIN: &[Shape<'static>] = &[
         Shape { frames: &[1024], end: End::LastData },
         Shape { frames: &[1024], end: End::EmptyData },
         Shape { frames: &[1024], end: End::Trailers },

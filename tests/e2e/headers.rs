@@ -2,6 +2,7 @@
 
 use super::harness::authz::{ALPHA_SECRET, BETA_SECRET, Grant, Settings, token};
 use super::harness::http1::Request;
+use super::harness::http2::{self, End, Shape};
 use super::harness::message::{self, Said};
 use super::harness::stack::{Options, Stack};
 use super::harness::upstream::Hit;
@@ -131,4 +132,43 @@ async fn what_the_upstream_answers_comes_back_unchanged() {
     assert_eq!((broken.status, broken.text().as_str()), (500, "broken on purpose"));
     stack.upstream.answer(Mode::Json);
     assert_eq!(message::said(&stack.send(&call()).await), Said::Result);
+}
+
+/// What the case tries, how it changes a sound request, and whether that runs.
+type Http2Case = (&'static str, fn(http::request::Builder) -> http::request::Builder, bool);
+
+const HTTP2_CASES: &[Http2Case] = &[
+    ("a sound call", |request| request, true),
+    ("forged headers", |request| request.header("cookie", "forged").header("x-mcp-authz-subject", "forged"), true),
+    ("two tokens", |request| request.header("authorization", "Bearer other"), false),
+    ("two names", |request| request.header("mcp-name", "t").header("mcp-name", "t"), false),
+    ("two sessions", |request| request.header("mcp-session-id", "a").header("mcp-session-id", "b"), false),
+    ("another authority", |request| request.uri("http://evil.test/mcp"), false),
+    ("another path", |request| request.uri("http://mcp.test/mcp/x"), false),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_http2_the_same_rules_hold() {
+    let authz = Settings {
+        alpha: "    hosts: [mcp.test]".to_owned(),
+        policies: vec![("open.json".to_owned(), POLICY.to_owned())],
+        grants: vec![Grant::new("agent", "open")],
+        ..Settings::default()
+    };
+    let stack = Stack::start(&Options { authz, ..Options::default() }).await;
+    let body = message::call("t", "{}");
+    for (what, change, runs) in HTTP2_CASES {
+        // Trailers come after the decision, so they must not carry anything either.
+        for end in [End::LastData, End::Trailers] {
+            let request = change(http2::request("/mcp", &token("agent")));
+            let shape = Shape { frames: &[body.len()], end };
+            let (status, answer) = http2::send(stack.envoy.address, request, body.as_bytes(), shape).await;
+            let (hits, answer) = (stack.upstream.take(), String::from_utf8_lossy(&answer).into_owned());
+            assert_eq!((status == 200, hits.len()), (*runs, usize::from(*runs)), "{what} {end:?}: {status} {answer}");
+            for hit in hits {
+                assert_eq!(hit.values("authorization"), [format!("Bearer {ALPHA_SECRET}")], "{what} {end:?}");
+                assert_no_trace_of_the_agent(&hit, what);
+            }
+        }
+    }
 }

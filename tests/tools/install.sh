@@ -11,6 +11,7 @@ readonly TS2=2.4.0
 readonly PY1=1.30.0
 readonly PY2=2.3.0
 readonly CONFORMANCE=0.2.0-alpha.12
+readonly DENY=0.20.2
 
 readonly ALL=(envoy node22 client-ts1 client-ts2 client-py1 client-py2 conformance)
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -30,8 +31,9 @@ Usage: tests/tools/install.sh NAME...
   client-py2   mcp $PY2, needs Python 3.10 or newer        -> .tools/client-py2
   conformance  @modelcontextprotocol/conformance $CONFORMANCE (brings node22)
   all          everything above
+  deny         cargo-deny $DENY, built from source       -> .tools/bin/cargo-deny
 
-Packages come from whatever registries your npm and pip are set up for.
+Packages come from whatever registries your npm, pip and cargo are set up for.
 PYTHON=/path/to/python3 chooses the interpreter.
 END
 }
@@ -149,13 +151,23 @@ install_conformance() {
   mark_done conformance "$CONFORMANCE"
 }
 
+install_deny() {
+  is_done deny "$DENY" && return 0
+  command -v cargo >/dev/null 2>&1 || fail "deny needs cargo: install Rust"
+  say "deny $DENY (builds for some minutes)"
+  # Without optimizations it builds in half the time, and it reads one lock file.
+  cargo install --quiet --locked --debug --force --root "$tools" --version "$DENY" cargo-deny >"$tools/deny.log" 2>&1 ||
+    fail "cargo could not install cargo-deny $DENY; see .tools/deny.log"
+  mark_done deny "$DENY"
+}
+
 [ $# -gt 0 ] || { usage >&2; exit 64; }
 names=()
 for name in "$@"; do
   case $name in
     -h | --help) usage; exit 0 ;;
     all) names+=("${ALL[@]}") ;;
-    envoy | node22 | client-ts1 | client-ts2 | client-py1 | client-py2 | conformance) names+=("$name") ;;
+    envoy | node22 | client-ts1 | client-ts2 | client-py1 | client-py2 | conformance | deny) names+=("$name") ;;
     *)
       usage >&2
       printf 'install.sh: no tool is named `%s`\n' "$name" >&2

@@ -92,6 +92,19 @@ checked @/policies: policies with 1 policy; 0 defects, 0 warnings
 }
 
 #[test]
+fn settings_with_defects_still_say_where_the_documents_are() {
+    let folder = good();
+    fs::rename(folder.path().join("policies"), folder.path().join("rules")).unwrap();
+    write(&folder, "config.yaml", "listne: 1\npaths: {policies: rules}\n");
+    let (_, out, _) = check_in(&folder, &["config.yaml"]);
+    assert!(out.ends_with("1 server, 1 policy, 1 grant; 2 defects, 0 warnings\n2 defects, 0 warnings\n"), "{out}");
+    write(&folder, "config.yaml", "listne: [\n");
+    let (code, out, _) = check_in(&folder, &["config.yaml"]);
+    assert_eq!(code, ExitCode::from(FAILED));
+    assert!(out.contains("checked @/config.yaml: settings only; 1 defect, 0 warnings"), "{out}");
+}
+
+#[test]
 fn a_document_that_cannot_be_parsed_is_a_defect() {
     let folder = good();
     write(&folder, "policies/p.yaml", "version: [\n");

@@ -165,6 +165,19 @@ fn a_file_with_defects_or_of_another_layout_is_not_touched() {
 }
 
 #[test]
+fn a_full_file_is_not_made_larger() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("g.yaml");
+    for (bytes, fits) in [(1_048_576 - 8_192, true), (1_048_577 - 8_192, false)] {
+        let text = "grants: []\n#";
+        fs::write(&path, format!("{text}{}", "x".repeat(bytes - text.len()))).unwrap();
+        let (done, _, told) = run_in(&folder, &["new", "--label", "a", "--server", "s", "--file", "@/g.yaml"]);
+        assert_eq!(done, fits, "{told}");
+        assert!(fits || told == "mcp-authz: @/g.yaml: is full: name another --file\n", "{told}");
+    }
+}
+
+#[test]
 fn a_list_shows_everything_but_digests() {
     let folder = tempfile::tempdir().unwrap();
     let digest = |token: &str| TokenDigest::of(token.as_bytes()).hex();

@@ -40,15 +40,12 @@ impl Report {
     pub fn read_within(file: &str, bytes: &[u8], format: Format, limits: Limits) -> Self {
         let file: Arc<str> = file.into();
         let parsed = super::read(&file, bytes, format, limits);
-        let spoiled = parsed.defects.iter().map(|defect| defect.pointer.clone()).collect();
-        Self {
-            file,
-            root: parsed.root,
-            spoiled,
-            defects: RefCell::new(parsed.defects),
-            warnings: RefCell::default(),
-            dropped: Cell::new(0),
-        }
+        let mut defects = parsed.defects;
+        let spoiled = defects.iter().map(|defect| defect.pointer.clone()).collect();
+        let dropped = Cell::new(defects.len().saturating_sub(FINDINGS_MAX));
+        defects.truncate(FINDINGS_MAX);
+        let (defects, warnings) = (RefCell::new(defects), RefCell::default());
+        Self { file, root: parsed.root, spoiled, defects, warnings, dropped }
     }
 
     /// The whole document; `None` if the syntax does not even give a tree, and then the defect is noted already.
@@ -68,13 +65,17 @@ impl Report {
     pub fn finish(self) -> (Vec<Defect>, Vec<Defect>) {
         let (mut defects, mut warnings) = (self.defects.into_inner(), self.warnings.into_inner());
         for list in [&mut defects, &mut warnings] {
-            list.sort_by(|a, b| (a.line, &a.pointer).cmp(&(b.line, &b.pointer)));
+            list.sort_by(|a, b| a.place().cmp(&b.place()));
         }
         if self.dropped.get() > 0 {
             let message = format!("{} more findings are not listed", self.dropped.get());
             defects.push(Defect::of_file(&self.file, message));
         }
         (defects, warnings)
+    }
+
+    fn is_full(&self) -> bool {
+        self.defects.borrow().len() >= FINDINGS_MAX
     }
 
     fn push(&self, list: &RefCell<Vec<Defect>>, defect: Defect) {
@@ -186,10 +187,9 @@ impl<'a> Cursor<'a> {
         let members = self.members()?;
         for (key, value) in members {
             if !known.contains(&key.as_str()) {
-                let hint = suggestion(key, known.iter().copied())
-                    .map_or_else(|| known_keys(known), |close| format!("did you mean `{close}`?"));
-                let message = format!("unknown key {}", quoted(key));
-                self.note(&self.report.defects, value.line, message, Some(hint));
+                // Beyond the limit nobody reads the advice, and looking for it takes time.
+                let hint = (!self.report.is_full()).then(|| known_instead(key, known));
+                self.note(&self.report.defects, value.line, format!("unknown key {}", quoted(key)), hint);
             }
         }
         Some(Fields { map: self.clone(), members })
@@ -359,9 +359,13 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn known_keys(known: &[&str]) -> String {
-    let list = known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
-    if known.is_empty() { "no key may stand here".into() } else { format!("known: {list}") }
+/// Advice for a key that is not known.
+fn known_instead(key: &str, known: &[&str]) -> String {
+    match suggestion(key, known.iter().copied()) {
+        Some(close) => format!("did you mean `{close}`?"),
+        None if known.is_empty() => "no key may stand here".into(),
+        None => format!("known: {}", known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")),
+    }
 }
 
 /// The candidate that is most likely meant: the closest one, if at most a third of its characters differ.

@@ -328,6 +328,9 @@ fn a_report_lists_a_thousand_findings_and_counts_the_rest() {
     assert_eq!(defects.len(), 1_001);
     assert_eq!(defects[1_000], "f.yaml: 2 more findings are not listed");
     assert_eq!(defects[0], "f.yaml:1: unknown key `k0` (no key may stand here)");
+    let text = "a: 1\n".repeat(1_502);
+    let defects = self::defects(self::report(&text));
+    assert_eq!((defects.len(), defects[1_000].as_str()), (1_001, "f.yaml: 501 more findings are not listed"));
 }
 
 #[test]

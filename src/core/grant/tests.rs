@@ -210,3 +210,18 @@ fn a_digest_stays_out_of_debug() {
     let files = read(&entry("t", ""));
     assert!(!format!("{:?}", files.grants).contains(digest("t").split_at(8).0));
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_time_makes_the_reader_panic(text in "[0-9TZ:.+-]{0,30}|\\PC{0,20}") {
+        if let Some(ms) = parse_time(&text) {
+            proptest::prop_assert!(ms <= 253_402_300_799_999);
+        }
+    }
+
+    #[test]
+    fn a_digest_reads_back_the_same(token in "\\PC{0,40}") {
+        let digest = TokenDigest::of(token.as_bytes());
+        proptest::prop_assert_eq!(TokenDigest::parse(&digest.hex()), Some(digest));
+    }
+}

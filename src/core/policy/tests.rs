@@ -321,7 +321,7 @@ fn the_facts_of_a_policy_are_told() {
     let text = r#"{"version":"1","default":"allow","hide":["h"],"tools":{"a":{},"b":{}}}"#;
     let policy = compile(text);
     assert_eq!((&**policy.id(), policy.default_allows(), policy.tool_count()), ("p", true, 2));
-    assert_eq!(policy.digest(), PolicyDigest::of(text.as_bytes()));
+    assert_eq!(*policy.digest(), PolicyDigest::of(text.as_bytes()));
     assert!(policy.names_tool("a") && policy.names_tool("h") && !policy.names_tool("c"));
     assert!(!tool("").default_allows());
 }
@@ -420,7 +420,7 @@ fn body(require: &[String], deny_if: &[String]) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
     fn one_more_rule_never_allows(require in rules(), deny_if in rules(), more in rule(), arguments in arguments()) {

@@ -372,3 +372,17 @@ fn the_number_of_servers_is_limited() {
     assert_eq!(read(&text(10_000)).defects, []);
     assert_eq!(read(&text(10_001)).defects[0].to_string(), "servers.yaml:1: /servers: more than 10000 servers");
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_file_makes_the_reader_panic(
+        key in "servers|match|policy|credential|kind|name|format|secret|hosts|origins|protocol|versions|[a-z.*:/{}]{0,9}",
+        value in "\\PC{0,12}|\\[\\{host: [a-z:0-9.*]{0,9}, path: [/a-z?%.]{0,9}\\}\\]|\\{kind: (header|basic|none)[a-z, :{}]{0,20}\\}|\\[[a-z:/.0-9, ]{0,20}\\]",
+    ) {
+        let text = format!("servers:\n  s:\n    credential: {{kind: none}}\n    {key}: {value}\n  t: {{{key}: {value}}}\n");
+        let file = read(&text);
+        for defect in &file.defects {
+            proptest::prop_assert!(!defect.to_string().contains('\n'));
+        }
+    }
+}

@@ -9,9 +9,9 @@ use super::PATIENCE;
 
 /// How a body is cut into DATA frames and how it ends.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Shape {
+pub(crate) struct Shape<'f> {
     /// Length of each frame; their sum is the length of the body.
-    pub(crate) frames: &'static [usize],
+    pub(crate) frames: &'f [usize],
     /// What carries END_STREAM.
     pub(crate) end: End,
 }
@@ -27,30 +27,42 @@ pub(crate) enum End {
     Trailers,
 }
 
+/// A sound POST, to which a case may add more headers.
+pub(crate) fn request(path: &str, token: &str) -> http::request::Builder {
+    http::Request::post(format!("http://mcp.test{path}"))
+        .header("content-type", "application/json")
+        .header("accept", "application/json, text/event-stream")
+        .header("authorization", format!("Bearer {token}"))
+}
+
 /// Posts `body` in that shape and gives status and body of the response.
-pub(crate) async fn post(to: SocketAddr, path: &str, token: &str, body: &[u8], shape: Shape) -> (u16, Vec<u8>) {
-    tokio::time::timeout(PATIENCE, try_post(to, path, token, body, shape))
+pub(crate) async fn post(to: SocketAddr, path: &str, token: &str, body: &[u8], shape: Shape<'_>) -> (u16, Vec<u8>) {
+    send(to, request(path, token), body, shape).await
+}
+
+/// Sends the request with `body` in that shape.
+pub(crate) async fn send(
+    to: SocketAddr,
+    request: http::request::Builder,
+    body: &[u8],
+    shape: Shape<'_>,
+) -> (u16, Vec<u8>) {
+    let request = request.body(()).expect("a sound request");
+    tokio::time::timeout(PATIENCE, try_send(to, request, body, shape))
         .await
         .expect("the response comes in time")
         .expect("the exchange works")
 }
 
-async fn try_post(
+async fn try_send(
     to: SocketAddr,
-    path: &str,
-    token: &str,
+    request: http::Request<()>,
     body: &[u8],
-    shape: Shape,
+    shape: Shape<'_>,
 ) -> Result<(u16, Vec<u8>), h2::Error> {
     let stream = TcpStream::connect(to).await.expect("Envoy accepts");
     let (sender, connection) = h2::client::handshake(stream).await?;
     let driver = tokio::spawn(connection);
-    let request = http::Request::post(format!("http://mcp.test{path}"))
-        .header("content-type", "application/json")
-        .header("accept", "application/json, text/event-stream")
-        .header("authorization", format!("Bearer {token}"))
-        .body(())
-        .expect("a sound request");
     let mut sender = sender.ready().await?;
     let (response, mut stream) = sender.send_request(request, false)?;
     let mut rest = body;
@@ -68,7 +80,7 @@ async fn try_post(
     let ended = match shape.end {
         End::EmptyData => stream.send_data(Bytes::new(), true),
         End::LastData => Ok(()),
-        End::Trailers => stream.send_trailers(http::HeaderMap::new()),
+        End::Trailers => stream.send_trailers(forged_trailers()),
     };
     drop(ended);
     let response = response.await?;
@@ -80,4 +92,11 @@ async fn try_post(
     }
     driver.abort();
     Ok((status, bytes))
+}
+
+/// Headers that come after the body was judged.
+fn forged_trailers() -> http::HeaderMap {
+    let forged = || http::HeaderValue::from_static("forged");
+    let names = ["authorization", "mcp-name", "x-mcp-authz-subject"];
+    names.into_iter().map(|name| (http::HeaderName::from_static(name), forged())).collect()
 }

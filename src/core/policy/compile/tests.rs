@@ -426,3 +426,20 @@ fn compat_is_lenient_or_absent() {
         assert_eq!(defects(&format!(r#","compat":{text}"#)).len(), 1, "{text}");
     }
 }
+
+/// A whole policy, to be cut and altered at random places.
+const WHOLE: &str = r#"{"version":"1","default":"deny","hide":["h"],"compat":"lenient","all_tools":{"limits":[{"counter":"c","window":"hour","scope":"grant","max":1}]},"tools":{"t":{"require":[{"conditions":[{"path":"args.a.b","op":"in","value":[1,"x",true]}],"on_deny":"no"}],"deny_if":[{"conditions":[{"path":"args.a","op":"regex","value":"^\\d+[a-z&&]"}]}],"limits":[{"counter":"d","window":"day","scope":"policy","max":5,"increment_from":"args.n"}]}}}"#;
+
+proptest::proptest! {
+    #[test]
+    fn no_document_panics(at in 0..WHOLE.len(), length in 0usize..12, text in r#"[\[\]{}",:0-9a-z*\\-]{0,6}"#) {
+        let end = at.saturating_add(length).min(WHOLE.len());
+        let mut altered = WHOLE.to_owned();
+        altered.replace_range(at..end, &text);
+        for format in [Format::Json, Format::Yaml] {
+            if let Err(told) = compile_text(&altered, format) {
+                proptest::prop_assert!(!told.is_empty() && told.iter().all(|line| line.starts_with("p")));
+            }
+        }
+    }
+}

@@ -1,0 +1,366 @@
+use std::fs;
+
+use bytes::Bytes;
+use mcp_authz_core::grant::TokenDigest;
+use prometheus_client::registry::Registry;
+use serde_json::Value as Json;
+
+use super::*;
+use crate::{
+    clock::ManualClock,
+    config::Paths,
+    envoy::wire::{AttributeContext, Entry, HeaderMap, HttpResponse, RawHeader, Request},
+    quota::memory::{Bounds, MemoryLedger, settle_leaks},
+    telemetry::audit::{Sink, WhenUnavailable},
+};
+
+const TOKEN: &str = "mcpa_test";
+const CALL: &str = r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"once","arguments":{}}}"#;
+
+struct Rig {
+    adapter: Adapter<MemoryLedger>,
+    ledger: Arc<MemoryLedger>,
+    registry: Registry,
+    folder: tempfile::TempDir,
+}
+
+const SETTINGS: Settings = Settings {
+    body: Limits { bytes_max: 1_048_576, depth_max: 64, nodes_max: 100_000 },
+    headers: HeaderLimits { count_max: 200, bytes_max: 65_536 },
+    checks_in_flight_max: 16,
+    check: Duration::from_secs(1),
+    margin: Duration::from_millis(20),
+    accept_lossy_body: false,
+};
+
+fn rig(settings: Settings) -> Rig {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for name in ["policies", "grants", "credentials"] {
+        fs::create_dir(path(name)).unwrap();
+    }
+    let policy = r#"{"version":"1","default":"deny","tools":{"free":{},
+        "once":{"limits":[{"counter":"c","window":"day","scope":"grant","max":1,"on_deny":"Once a day."}]}}}"#;
+    fs::write(path("policies/p.json"), policy).unwrap();
+    fs::write(path("credentials/secret"), "upstream-secret").unwrap();
+    let server = |name: &str, extra: &str| {
+        format!("  {name}: {{policy: p, credential: {{kind: header, name: x-{name}-key, secret: secret}}{extra}}}\n")
+    };
+    let route = ", match: [{host: mcp.test, path: /mcp}]";
+    fs::write(path("servers.yaml"), format!("servers:\n{}{}", server("one", route), server("two", ""))).unwrap();
+    let digest = TokenDigest::of(TOKEN.as_bytes()).hex();
+    fs::write(path("grants/g.yaml"), format!("grants: [{{label: agent, sha256: \"{digest}\", servers: [one]}}]\n"))
+        .unwrap();
+    let paths = Paths {
+        policies: path("policies"),
+        servers: path("servers.yaml"),
+        grants: path("grants"),
+        credentials: path("credentials"),
+    };
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry, 0);
+    let (state, _) = State::load(&paths, 0).unwrap();
+    metrics.set_servers(state.snapshot().server_names());
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(1_000_000));
+    let bounds = Bounds { counters_max: 100, reservations_max: 100 };
+    let ledger = Arc::new(MemoryLedger::new(bounds, Arc::new(|_| {})));
+    let on_leak = settle_leaks(Arc::clone(&ledger), Arc::clone(&clock), |_, _, _| {});
+    let engine = Engine::new(Arc::clone(&ledger), Duration::from_secs(60), on_leak, metrics.clone());
+    let audit = AuditSink::open(&Sink::File(path("audit.jsonl")), WhenUnavailable::Count, 1 << 20, metrics.clone());
+    let adapter = Adapter::new(
+        engine,
+        Arc::new(state),
+        clock,
+        metrics,
+        Arc::new(audit.unwrap()),
+        Arc::new(ArcSwap::from_pointee(settings)),
+    );
+    Rig { adapter, ledger, registry, folder }
+}
+
+/// A request as Envoy sends it for an allowed call; tests change what they are about.
+fn request(body: &str) -> HttpRequest {
+    let header = |key: &'static str, value: String| RawHeader {
+        key: Bytes::from_static(key.as_bytes()),
+        value: Bytes::new(),
+        raw_value: Bytes::from(value),
+    };
+    HttpRequest {
+        id: Bytes::from_static(b"123"),
+        method: Bytes::from_static(b"POST"),
+        path: Bytes::from_static(b"/mcp"),
+        host: Bytes::from_static(b"mcp.test"),
+        size: i64::try_from(body.len()).unwrap(),
+        raw_body: Bytes::from(body.to_owned()),
+        header_map: Some(HeaderMap {
+            headers: vec![
+                header("authorization", format!("Bearer {TOKEN}")),
+                header("content-type", "application/json".to_owned()),
+                header("x-request-id", "r-1".to_owned()),
+            ],
+        }),
+        ..HttpRequest::default()
+    }
+}
+
+fn asked(http: HttpRequest, extensions: &[(&'static str, &'static str)]) -> CheckRequest {
+    let entry = |(key, value): &(&'static str, &'static str)| Entry {
+        key: Bytes::from_static(key.as_bytes()),
+        value: Bytes::from_static(value.as_bytes()),
+    };
+    CheckRequest {
+        attributes: Some(AttributeContext {
+            request: Some(Request { http: Some(http) }),
+            context_extensions: extensions.iter().map(entry).collect(),
+            ..AttributeContext::default()
+        }),
+    }
+}
+
+impl Rig {
+    async fn check_from(
+        &self,
+        request: CheckRequest,
+        received: Instant,
+        grpc_timeout: Option<Duration>,
+    ) -> CheckResponse {
+        let response = self.adapter.check(request, CallMeta { received, grpc_timeout }).await;
+        let allows = matches!(response.http_response, Some(HttpResponse::Ok(_)));
+        assert_eq!(response.status.as_ref().map(|status| status.code == 0), Some(allows), "status and answer agree");
+        response
+    }
+
+    /// `allow`, or `<status> <reason>`.
+    async fn says(&self, request: CheckRequest) -> String {
+        verdict(&self.check_from(request, Instant::now(), None).await)
+    }
+
+    fn audit(&self) -> String {
+        self.adapter.audit.close(Duration::from_secs(5)).unwrap();
+        fs::read_to_string(self.folder.path().join("audit.jsonl")).unwrap()
+    }
+
+    fn metrics(&self) -> String {
+        let mut out = String::new();
+        prometheus_client::encoding::text::encode(&mut out, &self.registry).unwrap();
+        out
+    }
+}
+
+fn verdict(response: &CheckResponse) -> String {
+    match &response.http_response {
+        Some(HttpResponse::Ok(_)) => "allow".to_owned(),
+        Some(HttpResponse::Denied(denied)) => {
+            let body: Json = serde_json::from_str(&denied.body).unwrap_or_default();
+            let decision =
+                [&body["result"]["_meta"], &body["error"]["data"]].map(|at| at["mcp-authz.dev/decision"].clone());
+            let reason = decision.iter().find_map(|decision| decision["reason"].as_str()).unwrap_or("-").to_owned();
+            format!("{} {reason}", denied.status.map_or(0, |status| status.code))
+        }
+        Some(HttpResponse::Error(_)) | None => "no answer".to_owned(),
+    }
+}
+
+fn without(mut http: HttpRequest, name: &str) -> HttpRequest {
+    http.header_map.as_mut().unwrap().headers.retain(|header| header.key != name.as_bytes());
+    http
+}
+
+fn with(mut http: HttpRequest, name: &'static str, value: &'static str) -> HttpRequest {
+    let raw_value = Bytes::from_static(value.as_bytes());
+    let key = Bytes::from_static(name.as_bytes());
+    http.header_map.as_mut().unwrap().headers.push(RawHeader { key, value: Bytes::new(), raw_value });
+    http
+}
+
+#[tokio::test]
+async fn an_allowed_call_gets_the_servers_credential_and_loses_all_others() {
+    let rig = rig(SETTINGS);
+    let http = with(with(request(CALL), "x-mcp-authz-forged", "1"), "x-two-key", "stolen");
+    let response = rig.check_from(asked(http, &[("server", "one")]), Instant::now(), None).await;
+    let Some(HttpResponse::Ok(ok)) = &response.http_response else { panic!("{response:?}") };
+    let set: Vec<_> = ok.headers.iter().map(|option| option.header.clone().unwrap()).collect();
+    assert_eq!((set.len(), set[0].key.as_str(), set[0].value.as_str()), (1, "x-one-key", "upstream-secret"));
+    for name in ["authorization", "cookie", "proxy-authorization", "x-two-key", "x-mcp-authz-forged"] {
+        assert!(ok.headers_to_remove.iter().any(|removed| removed == name), "{name}");
+    }
+    assert!(!ok.headers_to_remove.iter().any(|removed| removed == "x-one-key"), "removal would undo setting");
+}
+
+#[tokio::test]
+async fn a_call_past_its_time_is_told_so_and_gets_its_units_back() {
+    let rig = rig(SETTINGS);
+    let ask = |id: &'static str| {
+        asked(HttpRequest { id: Bytes::from_static(id.as_bytes()), ..request(CALL) }, &[("server", "one")])
+    };
+    let late = Instant::now().checked_sub(Duration::from_secs(2)).unwrap();
+    assert_eq!(verdict(&rig.check_from(ask("1"), late, None).await), "200 deadline");
+    // Envoy's own time counts where it is shorter, less the margin.
+    let short = Some(Duration::from_millis(20));
+    assert_eq!(verdict(&rig.check_from(ask("2"), Instant::now(), short).await), "200 deadline");
+    assert!(rig.metrics().contains("mcp_authz_errors_total{kind=\"deadline\"} 2"), "{}", rig.metrics());
+    // Nothing stayed charged: the one call a day is still there. The streams that were given back stay refused.
+    assert_eq!(rig.says(ask("1")).await, "200 ledger_unavailable");
+    assert_eq!(rig.says(ask("3")).await, "allow");
+}
+
+#[tokio::test]
+async fn more_checks_than_may_run_are_told_so_with_their_id() {
+    let rig = rig(Settings { checks_in_flight_max: 0, ..SETTINGS });
+    let response = rig.check_from(asked(request(CALL), &[("server", "one")]), Instant::now(), None).await;
+    assert_eq!(verdict(&response), "200 overload");
+    let Some(HttpResponse::Denied(denied)) = response.http_response else { panic!() };
+    let body: Json = serde_json::from_str(&denied.body).unwrap();
+    assert_eq!((&body["id"], &body["result"]["isError"]), (&Json::from(7), &Json::from(true)));
+    assert_eq!(rig.adapter.in_flight.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_server_is_bound_by_the_route_or_by_exact_host_and_path() {
+    let rig = rig(SETTINGS);
+    let free = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"free"}}"#;
+    let at = |host: &'static str, path: &'static str| {
+        let (host, path) = (Bytes::from_static(host.as_bytes()), Bytes::from_static(path.as_bytes()));
+        HttpRequest { host, path, ..request(free) }
+    };
+    for (http, extensions, expected) in [
+        (at("mcp.test", "/mcp"), &[("server", "one")][..], "allow"),
+        (at("other", "/x"), &[("server", "one")], "allow"),
+        (at("mcp.test", "/mcp"), &[], "allow"),
+        (at("MCP.test", "/mcp?x=1"), &[], "allow"),
+        (at("mcp.test", "/mcp"), &[("unrelated", "x")], "allow"),
+        // The grant is not for this server; nobody is told whether it exists.
+        (at("mcp.test", "/mcp"), &[("server", "two")], "401 identity"),
+        (at("mcp.test", "/mcp"), &[("server", "none")], "403 unknown_server"),
+        (at("mcp.test", "/mcp"), &[("server", "")], "403 unknown_server"),
+        (at("mcp.test", "/mcp"), &[("server", "one"), ("server", "one")], "403 unknown_server"),
+        (at("mcp.test", "/mcp/"), &[], "403 unknown_server"),
+        (at("mcp.test", "/MCP"), &[], "403 unknown_server"),
+        (at("mcp.test:80", "/mcp"), &[], "403 unknown_server"),
+        (at("mcp.test", "/x/../mcp"), &[], "400 malformed.path"),
+        (at("mcp.test", "//mcp"), &[("server", "one")], "400 malformed.path"),
+        (at("mcp.test", ""), &[("server", "one")], "400 malformed.path"),
+    ] {
+        let (host, path) = (http.host.clone(), http.path.clone());
+        assert_eq!(rig.says(asked(http, extensions)).await, expected, "{host:?} {path:?} {extensions:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_envoy_did_not_hand_over_whole_is_refused() {
+    let rig = rig(SETTINGS);
+    let one = &[("server", "one")][..];
+    let lossy = |mut http: HttpRequest| {
+        http.body = std::mem::take(&mut http.raw_body);
+        http
+    };
+    let both = HttpRequest { body: Bytes::from_static(b"{}"), ..request(CALL) };
+    for (http, expected) in [
+        (with(request(CALL), "x-envoy-auth-partial-body", "true"), "413 malformed.truncated"),
+        (HttpRequest { size: 1_000_000, ..request(CALL) }, "413 malformed.truncated"),
+        (with(request(CALL), "content-length", "1"), "413 malformed.truncated"),
+        (lossy(request(CALL)), "400 malformed.request"),
+        (both, "400 malformed.request"),
+        (HttpRequest { raw_body: Bytes::new(), size: 0, ..request(CALL) }, "400 malformed.empty"),
+        (HttpRequest { header_map: None, ..request(CALL) }, "401 identity"),
+        (without(request(CALL), "content-type"), "415 malformed.content_type"),
+    ] {
+        assert_eq!(rig.says(asked(http, one)).await, expected);
+    }
+    assert_eq!(rig.says(CheckRequest::default()).await, "400 malformed.request");
+    assert_eq!(rig.says(CheckRequest { attributes: Some(AttributeContext::default()) }).await, "400 malformed.request");
+    let usage = rig.ledger.usage();
+    assert_eq!((usage.counters, usage.reservations), (0, 0), "nothing was charged");
+}
+
+#[tokio::test]
+async fn a_lossy_body_is_judged_only_where_the_operator_said_so() {
+    let rig = rig(Settings { accept_lossy_body: true, ..SETTINGS });
+    let mut http = request(CALL);
+    http.body = std::mem::take(&mut http.raw_body);
+    assert_eq!(rig.says(asked(http, &[("server", "one")])).await, "allow");
+    assert!(rig.metrics().contains("mcp_authz_lossy_bodies_total 1"));
+}
+
+#[tokio::test]
+async fn joined_headers_are_judged_like_raw_ones() {
+    let rig = rig(SETTINGS);
+    let joined = |authorization: &str| {
+        let mut http = request(CALL);
+        let entry =
+            |key: &str, value: &str| Entry { key: Bytes::from(key.to_owned()), value: Bytes::from(value.to_owned()) };
+        http.header_map = None;
+        http.headers = vec![entry("authorization", authorization), entry("content-type", "application/json")];
+        asked(http, &[("server", "one")])
+    };
+    assert_eq!(rig.says(joined(&format!("Bearer {TOKEN},Bearer other"))).await, "400 malformed.multi_value");
+    assert_eq!(rig.says(joined(&format!("Bearer {TOKEN}"))).await, "allow");
+}
+
+#[tokio::test]
+async fn a_check_sent_twice_is_charged_once_and_a_second_call_is_not_free() {
+    let rig = rig(SETTINGS);
+    let ask = |id: &'static str| {
+        asked(HttpRequest { id: Bytes::from_static(id.as_bytes()), ..request(CALL) }, &[("server", "one")])
+    };
+    assert_eq!(rig.says(ask("1")).await, "allow");
+    assert_eq!(rig.says(ask("1")).await, "allow");
+    assert_eq!(rig.says(ask("2")).await, "200 quota_exhausted");
+}
+
+#[tokio::test]
+async fn streams_belong_to_legacy_sessions() {
+    let rig = rig(SETTINGS);
+    let stream = |method: &'static str, headers: &[(&'static str, &'static str)]| {
+        let bare = HttpRequest {
+            method: Bytes::from_static(method.as_bytes()),
+            raw_body: Bytes::new(),
+            size: 0,
+            ..request("")
+        };
+        asked(headers.iter().fold(bare, |http, (name, value)| with(http, name, value)), &[("server", "one")])
+    };
+    for (method, headers, expected) in [
+        ("GET", &[("mcp-session-id", "s")][..], "allow"),
+        ("DELETE", &[("mcp-session-id", "s"), ("mcp-protocol-version", "2025-11-25")], "allow"),
+        ("GET", &[], "405 http_method"),
+        ("GET", &[("mcp-session-id", "s"), ("mcp-protocol-version", "2026-07-28")], "405 http_method"),
+        ("GET", &[("mcp-session-id", "s"), ("mcp-protocol-version", "1999-01-01")], "400 unsupported_version"),
+        ("GET", &[("mcp-session-id", "s"), ("mcp-name", "x")], "400 header_mismatch"),
+        ("OPTIONS", &[("mcp-session-id", "s")], "405 http_method"),
+        ("get", &[("mcp-session-id", "s")], "405 http_method"),
+        ("", &[], "405 http_method"),
+    ] {
+        assert_eq!(rig.says(stream(method, headers)).await, expected, "{method} {headers:?}");
+    }
+    let mut with_body = request(CALL);
+    with_body.method = Bytes::from_static(b"GET");
+    let with_body = with(with_body, "mcp-session-id", "s");
+    assert_eq!(rig.says(asked(with_body, &[("server", "one")])).await, "400 malformed.empty");
+}
+
+#[tokio::test]
+async fn every_decision_leaves_one_record_without_values_or_tokens() {
+    let rig = rig(SETTINGS);
+    let body = r#"{"jsonrpc":"2.0","id":"CANARY","method":"tools/call","params":{"name":"free","arguments":{"key":"CANARY"}}}"#;
+    assert_eq!(rig.says(asked(request(body), &[("server", "one")])).await, "allow");
+    assert_eq!(rig.says(asked(without(request(body), "authorization"), &[("server", "one")])).await, "401 identity");
+    let audit = rig.audit();
+    let records: Vec<Json> = audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(records.len(), 2, "{audit}");
+    assert_eq!((&records[0]["decision"], &records[0]["arg_keys"]), (&Json::from("allow"), &serde_json::json!(["key"])));
+    assert_eq!((&records[1]["decision"], &records[1]["reason"]), (&Json::from("deny"), &Json::from("token_missing")));
+    for secret in ["CANARY", TOKEN, "upstream-secret"] {
+        assert!(!audit.contains(secret) && !rig.metrics().contains(secret), "{secret}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_carries_what_an_access_log_needs() {
+    let rig = rig(SETTINGS);
+    let response = rig.check_from(asked(request(CALL), &[("server", "two")]), Instant::now(), None).await;
+    let metadata = format!("{:?}", response.dynamic_metadata.unwrap());
+    for part in ["decision", "deny", "grant_wrong_server", "(identity)", "two"] {
+        assert!(metadata.contains(part), "{part} in {metadata}");
+    }
+}
