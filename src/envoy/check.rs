@@ -410,8 +410,8 @@ fn own_headers(request: &CheckRequest) -> impl Iterator<Item = &str> {
     http_of(request)
         .into_iter()
         .flat_map(header_lines)
+        .filter(|(name, _)| name.starts_with(OWN_PREFIX.as_bytes()))
         .filter_map(|(name, _)| std::str::from_utf8(name).ok())
-        .filter(|name| name.starts_with(OWN_PREFIX))
 }
 
 /// A page in a browser may have been made to call a server on the user's own machine or network (DNS rebinding).
