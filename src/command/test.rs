@@ -17,6 +17,11 @@ use super::{FAILED, USAGE};
 /// Nested folders that are looked into.
 const FOLDER_DEPTH_MAX: u32 = 16;
 
+/// What a case file states as its format.
+const FORMAT: &[u8] = b"mcp-policy-cases/";
+/// Bytes in which it must do so to be found in a folder.
+const FORMAT_WITHIN_BYTES: u64 = 512;
+
 const EXAMPLES: &str = "\
 Examples:
   mcp-authz test policies/
@@ -24,7 +29,8 @@ Examples:
   mcp-authz test --compat tests/policy_cases/
 
 A case file holds suites with a `policy` or a `policy_file` and calls with the decision that each must get.
-In a folder every file named *.test.json, *.test.yaml or *.test.yml is run.
+In a folder every file named *.test.json, *.test.yaml or *.test.yml is run, and every other
+document that begins by saying `format: mcp-policy-cases/1`.
 Exit status: 0 all as expected, 1 something was not, 64 a file cannot be read or has defects.";
 
 /// Arguments of `test`.
@@ -75,7 +81,7 @@ impl Tester {
         }
         if files.is_empty() {
             self.unreadable = true;
-            return writeln!(err, "{}: holds no *.test.json, *.test.yaml or *.test.yml", path.display());
+            return writeln!(err, "{}: holds no case file", path.display());
         }
         files.sort();
         files.iter().try_for_each(|file| self.file(file, out, err))
@@ -123,9 +129,16 @@ fn case_files(folder: &Path, depth: u32, files: &mut Vec<PathBuf>) -> io::Result
     Ok(())
 }
 
+/// By its name, or by the format that it states near its beginning.
 fn is_case_file(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    [".test.json", ".test.yaml", ".test.yml"].iter().any(|end| name.ends_with(end))
+    if [".test.json", ".test.yaml", ".test.yml"].iter().any(|end| name.ends_with(end)) {
+        return true;
+    }
+    let mut start = Vec::new();
+    let read = fs::File::open(path)
+        .and_then(|opened| io::Read::read_to_end(&mut io::Read::take(opened, FORMAT_WITHIN_BYTES), &mut start));
+    Format::of_name(name).is_some() && read.is_ok() && start.windows(FORMAT.len()).any(|window| window == FORMAT)
 }
 
 /// Reads a file whose extension tells its syntax. More than the limit is not read.

@@ -48,11 +48,12 @@ fn a_folder_runs_its_case_files_and_their_policy_files() {
         ("cases/a.test.json", suite("\"policy_file\":\"../p.json\"", "5", "allow")),
         ("cases/deep/b.test.json", suite("\"policy_file\":\"../../p.json\"", "\"5\"", "deny")),
         ("cases/other.json", "no case file".to_owned()),
+        ("cases/told.json", suite("\"policy_file\":\"../p.json\"", "5", "allow")),
         ("p.json", POLICY.to_owned()),
     ];
     let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
-    assert_eq!(run_on(&files, &["cases"], false), (code(0), "2 passed, 0 failed\n".into(), String::new()));
-    assert_eq!(run_on(&files, &["cases"], true), (code(0), "2 passed, 0 failed\n".into(), String::new()));
+    assert_eq!(run_on(&files, &["cases"], false), (code(0), "3 passed, 0 failed\n".into(), String::new()));
+    assert_eq!(run_on(&files, &["cases"], true), (code(0), "3 passed, 0 failed\n".into(), String::new()));
 }
 
 #[test]
