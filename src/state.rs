@@ -91,6 +91,14 @@ impl State {
         &self.paths
     }
 
+    /// Notes a reload that failed before the documents were read, because of the settings file; gives the defects back.
+    pub fn refuse(&self, defects: Vec<Defect>) -> Vec<Defect> {
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.reloads_failed = status.reloads_failed.saturating_add(1);
+        status.defects.clone_from(&defects);
+        defects
+    }
+
     /// Reads all files again and serves what they say, if they have no defect. Blocks on files.
     ///
     /// # Errors

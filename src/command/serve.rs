@@ -3,7 +3,7 @@
 use std::{
     io::Write as _,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Arc,
@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use mcp_authz_core::document::Defect;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
@@ -23,7 +24,7 @@ use tokio::{
 use crate::{
     admin::{self, AdminView, Readiness, router},
     clock::{Clock, SystemClock},
-    config::{self, AuditSink as AuditPlace, Config, GrpcAddress, LogFormat, LogLevel, Paths},
+    config::{self, AuditSink as AuditPlace, Config, GrpcAddress, Limits, LogFormat, LogLevel, Paths},
     engine::Engine,
     envoy::{
         check::{Adapter, Settings as CheckSettings},
@@ -75,7 +76,7 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail("the runtime cannot start", &error),
     };
-    let code = runtime.block_on(serve(&config)).map_or_else(|code| code, |()| ExitCode::SUCCESS);
+    let code = runtime.block_on(serve(&args.config, config)).map_or_else(|code| code, |()| ExitCode::SUCCESS);
     drop(log);
     code
 }
@@ -122,32 +123,41 @@ fn chain(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-async fn serve(config: &Config) -> Result<(), ExitCode> {
+async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry, clock.now_ms());
     let state = load(&config.paths, &metrics, clock.now_ms())?;
     let audit = open_audit(&config.audit, &metrics)?;
-    let tls = load_tls(config)?;
-    let server = bind(config, tls.clone(), &metrics).await?;
+    let tls = load_tls(&config)?;
+    let server = bind(&config, tls.clone(), &metrics).await?;
     let admin_listener = bind_admin(config.listen.admin).await?;
     let health = server.health();
-    let view = Arc::new(View { state: Arc::clone(&state), config: config.clone(), draining: AtomicBool::new(false) });
+    let view = Arc::new(View {
+        state: Arc::clone(&state),
+        config: ArcSwap::from_pointee(config.clone()),
+        draining: AtomicBool::new(false),
+    });
     let (stop_admin, admin_stopped) = tokio::sync::oneshot::channel::<()>();
     let pages = router(Arc::clone(&view) as Arc<dyn AdminView>, Arc::new(registry));
     let admin = tokio::spawn(admin::serve(admin_listener, pages, metrics.clone(), async {
         // Either way the end has come: a dropped sender is a stop as well.
         drop(admin_stopped.await);
     }));
+    let settings = Arc::new(ArcSwap::from_pointee(check_settings(&config)));
     let reloader = Reloader {
         state: Arc::clone(&state),
         metrics: metrics.clone(),
         audit: Arc::clone(&audit),
         clock: Arc::clone(&clock),
-        tls: tls.zip(tls_settings(config)),
+        tls: tls.zip(tls_settings(&config)),
+        file: file.to_owned(),
+        view: Arc::clone(&view),
+        settings: Arc::clone(&settings),
     };
     let reloads = tokio::spawn(reloader.run());
-    let adapter = adapter(config, &state, &clock, &metrics, &audit);
+    let engine = engine(&config, &clock, &metrics);
+    let adapter = Adapter::new(engine, Arc::clone(&state), clock, metrics, Arc::clone(&audit), settings);
     health.serving().await;
     tracing::info!(revision = state.snapshot().revision(), "Ready.");
     let drained = server.serve(adapter, stop_signal(&view)).await.map_err(|error| fail("a listener", &error))?;
@@ -251,13 +261,19 @@ fn observer(metrics: Metrics) -> Observer {
     })
 }
 
-fn adapter(
-    config: &Config,
-    state: &Arc<State>,
-    clock: &Arc<dyn Clock>,
-    metrics: &Metrics,
-    audit: &Arc<AuditSink>,
-) -> Adapter<MemoryLedger> {
+/// What the configuration says of a single Check.
+fn check_settings(config: &Config) -> CheckSettings {
+    CheckSettings {
+        body: config.limits.json(),
+        headers: config.limits.headers(),
+        checks_in_flight_max: config.limits.checks_in_flight_max,
+        check: config.timeouts.check,
+        margin: config.timeouts.margin,
+        accept_lossy_body: config.envoy.accept_lossy_body,
+    }
+}
+
+fn engine(config: &Config, clock: &Arc<dyn Clock>, metrics: &Metrics) -> Engine<MemoryLedger> {
     let bounds = Bounds { counters_max: config.limits.counters_max, reservations_max: config.limits.reservations_max };
     let counted = metrics.clone();
     let expired = Arc::new(move |n| counted.reservations(ReservationOutcome::Expired, n));
@@ -275,16 +291,7 @@ fn adapter(
             }
         }
     });
-    let engine = Engine::new(ledger, config.timeouts.lease, on_leak, metrics.clone());
-    let settings = CheckSettings {
-        body: config.limits.json(),
-        headers: config.limits.headers(),
-        checks_in_flight_max: config.limits.checks_in_flight_max,
-        check: config.timeouts.check,
-        margin: config.timeouts.margin,
-        accept_lossy_body: config.envoy.accept_lossy_body,
-    };
-    Adapter::new(engine, Arc::clone(state), Arc::clone(clock), metrics.clone(), Arc::clone(audit), settings)
+    Engine::new(ledger, config.timeouts.lease, on_leak, metrics.clone())
 }
 
 /// Ready on SIGTERM or SIGINT. Where signals cannot be had the process is stopped by its supervisor's kill.
@@ -309,6 +316,9 @@ struct Reloader {
     audit: Arc<AuditSink>,
     clock: Arc<dyn Clock>,
     tls: Option<(Arc<Tls>, TlsSettings)>,
+    file: PathBuf,
+    view: Arc<View>,
+    settings: Arc<ArcSwap<CheckSettings>>,
 }
 
 impl Reloader {
@@ -320,9 +330,15 @@ impl Reloader {
         while hangup.recv().await.is_some() {
             self.audit.reopen();
             self.reload_tls();
-            let (state, now_ms) = (Arc::clone(&self.state), self.clock.now_ms());
-            // Reading and compiling may take a while with many files; Checks go on meanwhile on their own threads.
-            match tokio::task::spawn_blocking(move || state.reload(now_ms)).await {
+            let (state, file, now_ms) = (Arc::clone(&self.state), self.file.clone(), self.clock.now_ms());
+            // Settings first: a defect in them keeps everything as it is. Reading may take a while with many files; Checks go
+            // on meanwhile on their own threads.
+            let loaded = tokio::task::spawn_blocking(move || {
+                Config::load(&file)
+                    .map_err(|defects| state.refuse(defects))
+                    .and_then(|config| Ok((config, state.reload(now_ms)?)))
+            });
+            match loaded.await {
                 Ok(outcome) => self.report(outcome, now_ms),
                 Err(error) => {
                     self.metrics.config_refused();
@@ -335,6 +351,23 @@ impl Reloader {
         }
     }
 
+    /// Takes over what can change while running, and says so if there is more.
+    fn take_settings(&self, new: &Config) {
+        let mut effective = Config::clone(&self.view.config.load());
+        // The transport was made for the old size; a longer body would not get as far as a readable refusal.
+        let body_bytes_max = effective.limits.body_bytes_max;
+        let (counters_max, reservations_max) = (effective.limits.counters_max, effective.limits.reservations_max);
+        effective.limits = Limits { body_bytes_max, counters_max, reservations_max, ..new.limits };
+        effective.timeouts.check = new.timeouts.check;
+        effective.timeouts.margin = new.timeouts.margin;
+        effective.envoy = new.envoy;
+        if effective.to_json() != new.to_json() {
+            tracing::warn!("The settings file has changes that take effect only at the next start.");
+        }
+        self.settings.store(Arc::new(check_settings(&effective)));
+        self.view.config.store(Arc::new(effective));
+    }
+
     fn reload_tls(&self) {
         let Some((tls, settings)) = &self.tls else { return };
         if let Err(error) = tls.reload(settings) {
@@ -343,7 +376,7 @@ impl Reloader {
         }
     }
 
-    fn report(&self, outcome: Result<Reloaded, Vec<Defect>>, now_ms: u64) {
+    fn report(&self, outcome: Result<(Config, Reloaded), Vec<Defect>>, now_ms: u64) {
         match outcome {
             Err(defects) => {
                 self.metrics.config_refused();
@@ -356,8 +389,10 @@ impl Reloader {
                     "Configuration not reloaded: the last good one goes on serving."
                 );
             }
-            Ok(Reloaded { changed, from, to, warnings }) => {
+            Ok((config, Reloaded { changed, from, to, warnings })) => {
+                warn_of(&config.warnings);
                 warn_of(&warnings);
+                self.take_settings(&config);
                 self.metrics.set_servers(self.state.snapshot().server_names());
                 self.metrics.config_taken(now_ms);
                 tracing::info!(%from, %to, changed, "Configuration reloaded.");
@@ -369,7 +404,7 @@ impl Reloader {
 /// What the admin port shows.
 struct View {
     state: Arc<State>,
-    config: Config,
+    config: ArcSwap<Config>,
     draining: AtomicBool,
 }
 
@@ -390,7 +425,7 @@ impl AdminView for View {
             "reloads_failed": status.reloads_failed,
             "defects_of_last_reload": texts(&status.defects),
             "warnings": texts(&status.warnings),
-            "settings": self.config.to_json(),
+            "settings": self.config.load().to_json(),
         })
     }
 

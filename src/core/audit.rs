@@ -2,7 +2,7 @@
 
 use crate::decision::Reason;
 use crate::json::Value;
-use crate::text::push_json_string_cut;
+use crate::text::{push_json_string_cut, push_number, push_padded};
 
 /// Argument keys that one record names.
 pub const KEYS_MAX: usize = 64;
@@ -126,18 +126,6 @@ fn push_time(out: &mut String, unix_ms: u64) {
     out.push('.');
     push_padded(out, ms.wrapping_rem(1000), 3);
     out.push('Z');
-}
-
-fn push_padded(out: &mut String, value: u64, width: u32) {
-    for place in (0..width).rev() {
-        let digit = value.checked_div(10u64.saturating_pow(place)).unwrap_or(0).wrapping_rem(10);
-        out.push(char::from_digit(u32::try_from(digit).unwrap_or(0), 10).unwrap_or('0'));
-    }
-}
-
-fn push_number(out: &mut String, value: u64) {
-    let width = value.checked_ilog10().unwrap_or(0).saturating_add(1);
-    push_padded(out, value, width);
 }
 
 #[cfg(test)]

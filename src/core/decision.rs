@@ -291,7 +291,14 @@ impl CounterKey {
     /// Joins the parts.
     #[must_use]
     pub fn of(parts: &[&str]) -> Self {
-        Self(parts.iter().map(|part| format!("{}:{part};", part.len())).collect::<String>().into())
+        let mut joined = String::with_capacity(parts.iter().map(|part| part.len().saturating_add(8)).sum());
+        for part in parts {
+            crate::text::push_number(&mut joined, u64::try_from(part.len()).unwrap_or(u64::MAX));
+            joined.push(':');
+            joined.push_str(part);
+            joined.push(';');
+        }
+        Self(joined.into())
     }
 
     /// The joined text.

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use mcp_authz_core::{
     answer::{Asked, Context, answer},
     audit::Record,
@@ -70,14 +71,14 @@ pub struct Adapter<L: Ledger> {
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     audit: Arc<AuditSink>,
-    settings: Settings,
+    settings: Arc<ArcSwap<Settings>>,
     in_flight: AtomicUsize,
     warned_of_lossy_body: AtomicBool,
 }
 
 impl<L: Ledger> fmt::Debug for Adapter<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Adapter").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Adapter").field("settings", &self.settings.load()).finish_non_exhaustive()
     }
 }
 
@@ -141,25 +142,26 @@ impl<L: Ledger> Check for Adapter<L> {
     async fn check(&self, request: CheckRequest, meta: CallMeta) -> CheckResponse {
         let snapshot = self.state.snapshot();
         let now_ms = self.clock.now_ms();
-        let budget = meta.grpc_timeout.unwrap_or(self.settings.check).min(self.settings.check);
-        let deadline = meta.received.checked_add(budget.saturating_sub(self.settings.margin)).unwrap_or(meta.received);
+        let settings = **self.settings.load();
+        let budget = meta.grpc_timeout.unwrap_or(settings.check).min(settings.check);
+        let deadline = meta.received.checked_add(budget.saturating_sub(settings.margin)).unwrap_or(meta.received);
         let (mut document, mut trail) = (None, Trail::default());
         let _counted = self.metrics.check_in_flight();
-        let run = Run { adapter: self, snapshot: &snapshot, now_ms, deadline };
+        let run = Run { adapter: self, snapshot: &snapshot, settings, now_ms, deadline };
         let outcome = run.decide(&request, &mut document, &mut trail).await;
         run.finish(outcome, &request, &trail, meta.received).await
     }
 }
 
 impl<L: Ledger> Adapter<L> {
-    /// Puts the parts together; nothing runs yet.
+    /// Puts the parts together; nothing runs yet. The owner of `settings` may change them: each request takes them once.
     pub fn new(
         engine: Engine<L>,
         state: Arc<State>,
         clock: Arc<dyn Clock>,
         metrics: Metrics,
         audit: Arc<AuditSink>,
-        settings: Settings,
+        settings: Arc<ArcSwap<Settings>>,
     ) -> Self {
         Self {
             engine,
@@ -173,18 +175,18 @@ impl<L: Ledger> Adapter<L> {
         }
     }
 
-    fn enter(&self) -> Option<Place<'_>> {
+    fn enter(&self, checks_max: usize) -> Option<Place<'_>> {
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
         let place = Place(&self.in_flight);
-        (before < self.settings.checks_in_flight_max).then_some(place)
+        (before < checks_max).then_some(place)
     }
 
-    fn body<'a>(&self, http: &'a HttpRequest) -> Result<&'a [u8], Reason> {
+    fn body<'a>(&self, http: &'a HttpRequest, accept_lossy: bool) -> Result<&'a [u8], Reason> {
         match (http.raw_body.is_empty(), http.body.is_empty()) {
             (_, true) => Ok(&http.raw_body),
             // Envoy fills one of the two; both would leave open which of them the upstream gets.
             (false, false) => Err(Reason::MalformedRequest),
-            (true, false) if self.settings.accept_lossy_body => {
+            (true, false) if accept_lossy => {
                 self.metrics.lossy_body();
                 if !self.warned_of_lossy_body.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
@@ -202,6 +204,7 @@ impl<L: Ledger> Adapter<L> {
 struct Run<'a, L: Ledger> {
     adapter: &'a Adapter<L>,
     snapshot: &'a Snapshot,
+    settings: Settings,
     now_ms: u64,
     deadline: Instant,
 }
@@ -219,7 +222,9 @@ impl<'a, L: Ledger> Run<'a, L> {
             return Err(Denial::built_in(Reason::Internal));
         };
         // Taken after reading, so that the refusal can carry the id; reading is bounded by the limits on the body.
-        let Some(_place) = self.adapter.enter() else { return Err(Denial::built_in(Reason::Overload)) };
+        let Some(_place) = self.adapter.enter(self.settings.checks_in_flight_max) else {
+            return Err(Denial::built_in(Reason::Overload));
+        };
         let case = Case {
             policy: caller.policy.map(AsRef::as_ref),
             principal: caller.principal,
@@ -242,7 +247,7 @@ impl<'a, L: Ledger> Run<'a, L> {
         document: &'a mut Option<Document<'a>>,
         trail: &mut Trail<'a>,
     ) -> Result<Option<Message<'a>>, Denial> {
-        let settings = &self.adapter.settings;
+        let settings = &self.settings;
         trail.stream_id = std::str::from_utf8(&http.id).ok().filter(|id| !id.is_empty());
         let method = HttpMethod::parse(&http.method);
         trail.method = method.filter(|method| *method != HttpMethod::Post).map_or("_none", HttpMethod::name);
@@ -256,7 +261,7 @@ impl<'a, L: Ledger> Run<'a, L> {
         let token = headers.bearer().map_err(Denial::built_in)?;
         let caller = self.snapshot.resolve(token.as_bytes(), server, self.now_ms).map_err(Denial::built_in)?;
         trail.caller = Some(caller);
-        let body = self.adapter.body(http).map_err(Denial::built_in)?;
+        let body = self.adapter.body(http, settings.accept_lossy_body).map_err(Denial::built_in)?;
         let size = u64::try_from(http.size).ok();
         match method {
             None => Err(Denial::built_in(Reason::HttpMethod)),
@@ -412,8 +417,8 @@ fn own_headers(request: &CheckRequest) -> impl Iterator<Item = &str> {
     http_of(request)
         .into_iter()
         .flat_map(header_lines)
+        .filter(|(name, _)| name.starts_with(OWN_PREFIX.as_bytes()))
         .filter_map(|(name, _)| std::str::from_utf8(name).ok())
-        .filter(|name| name.starts_with(OWN_PREFIX))
 }
 
 /// Other spellings of credential headers that the client sent: servers behind CGI or WSGI read an underscore as a hyphen,

@@ -7,8 +7,9 @@
 //! and with the same allocator as ours, which decodes every request and always answers OK.
 //!
 //! A harness of our own, because the usual ones measure functions in this process by wall-clock time. Arguments: a part
-//! (`load`, `micro`) to run only that. For a profiler: `serve KIND tcp://… unix://…` runs one of the servers, and
-//! `drive ENDPOINT BODY_BYTES COUNT` sends to a server that runs already.
+//! (`load`, `micro`) to run only that. For a profiler: `serve KIND tcp://… unix://…` runs one of the servers,
+//! `scene FOLDER` writes what the real one is configured with, and `drive ENDPOINT BODY_BYTES COUNT` sends to a server
+//! that runs already.
 
 #![expect(clippy::arithmetic_side_effects, reason = "figures of a benchmark decide nothing")]
 
@@ -37,6 +38,9 @@ fn main() -> anyhow::Result<ExitCode> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     if let ["serve", kind, endpoints @ ..] = &arguments[..] {
         return servers::run(kind, endpoints).map(|()| ExitCode::SUCCESS);
+    }
+    if let ["scene", folder] = &arguments[..] {
+        return scene::write(std::path::Path::new(folder)).map(|_| ExitCode::SUCCESS);
     }
     if let ["drive", endpoint, body_bytes, count] = &arguments[..] {
         return report::drive(&endpoint.parse()?, body_bytes.parse()?, count.parse()?).map(|()| ExitCode::SUCCESS);
