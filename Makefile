@@ -8,6 +8,10 @@ test:
 demo:
 	tests/demo/run.sh $(if $(STAY),--stay)
 
+# Each target for SECONDS, on stable Rust.
+fuzz:
+	for target in check evaluate headers parse policy; do tests/fuzz/run.sh $$target $(or $(SECONDS),60) || exit 1; done
+
 bench:
 	cargo bench --bench check
 	cargo bench --bench core

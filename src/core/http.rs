@@ -103,7 +103,7 @@ impl<'a> Headers<'a> {
     /// Classifies every header.
     ///
     /// # Errors
-    /// [`Reason::MalformedHeader`] for illegal bytes, a method override or more than the limits;
+    /// [`Reason::MalformedHeader`] for illegal bytes, a method override, an upgrade or more than the limits;
     /// [`Reason::MalformedMultiValue`] for a second value of a header that decides something.
     pub fn classify(
         headers: impl Iterator<Item = (&'a [u8], &'a [u8])>,
@@ -149,6 +149,10 @@ impl<'a> Headers<'a> {
             "x-http-method-override" | "x-http-method" | "x-method-override" => return Err(Reason::MalformedHeader),
             // Envoy decodes these itself; seen here they are a smuggling attempt.
             "transfer-encoding" if !value.eq_ignore_ascii_case("chunked") => return Err(Reason::MalformedHeader),
+            // Behind an upgrade flow bytes that nobody judges; no revision of MCP knows one.
+            "upgrade" => return Err(Reason::MalformedHeader),
+            // Servers behind CGI or WSGI read an underscore as a hyphen, so this is a second spelling of one of the above.
+            other if other.contains('_') && is_read(&other.replace('_', "-")) => return Err(Reason::MalformedHeader),
             other => {
                 self.has_own |= other.starts_with(OWN_PREFIX);
                 return Ok(());
@@ -220,6 +224,28 @@ impl<'a> Headers<'a> {
             Some(_) => Err(Reason::MalformedTruncated),
         }
     }
+}
+
+/// Whether a header of that name has a meaning here.
+fn is_read(name: &str) -> bool {
+    const READ: &[&str] = &[
+        "authorization",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "mcp-method",
+        "mcp-name",
+        "mcp-protocol-version",
+        "mcp-session-id",
+        "origin",
+        PARTIAL_BODY,
+        "transfer-encoding",
+        "x-http-method",
+        "x-http-method-override",
+        "x-method-override",
+        "x-request-id",
+    ];
+    READ.contains(&name) || name.starts_with(OWN_PREFIX)
 }
 
 /// Whether a comma in a one-value header says that it came twice. Envoy joins some repeated headers even where it hands
@@ -317,9 +343,20 @@ mod tests {
             (b"authorization", "Bearer é".as_bytes()),
             (b"x-http-method-override", b"GET"),
             (b"transfer-encoding", b"gzip, chunked"),
+            (b"upgrade", b"websocket"),
         ] {
             assert_eq!(refuse(name, value), Reason::MalformedHeader, "{name:?}");
         }
+    }
+
+    #[test]
+    fn an_underscore_makes_no_second_spelling_of_what_decides() {
+        for name in
+            ["mcp_name", "mcp_session-id", "content_length", "transfer_encoding", "x_mcp_authz_grant", "x-http_method"]
+        {
+            assert_eq!(classify(&[(name, "a")], Repeats::Apart).unwrap_err(), Reason::MalformedHeader, "{name}");
+        }
+        assert!(classify(&[("x_trace", "a"), ("mcp_param_x", "a")], Repeats::Apart).is_ok());
     }
 
     #[test]

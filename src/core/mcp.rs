@@ -278,7 +278,7 @@ pub struct Refused<'d> {
     pub message: &'static str,
     /// The era, as far as it could be told.
     pub era: Era,
-    /// The id exactly as written, where there is a sound one.
+    /// The id exactly as written, where there is a sound one that the sender waits for.
     pub id: Option<&'d str>,
     /// The method, where it is known.
     pub method: Option<Method>,
@@ -413,8 +413,14 @@ impl Reader<'_> {
     /// A legacy client answers requests that the server sent down a stream; only a session can have sent one.
     fn response<'d>(&self, envelope: &Envelope<'d>, known: &mut Refused<'d>) -> Result<Message<'d>, Fault> {
         known.expects_answer = false;
+        let id = known.id;
+        // A response carries the id of the server's request. A refusal under it could be taken for the answer to a
+        // request of the client's own with the same number.
+        if envelope.result.is_some() || envelope.error.is_some() {
+            known.id = None;
+        }
         let one = envelope.result.is_some() != envelope.error.is_some();
-        if !one || known.id.is_none() || envelope.params.is_some() {
+        if !one || id.is_none() || envelope.params.is_some() {
             return Err((Reason::MalformedShape, "neither a request nor a response"));
         }
         if envelope.error.is_some_and(|error| error.kind() != Kind::Object) {
@@ -426,7 +432,7 @@ impl Reader<'_> {
         if self.headers.mcp_method.is_some() || self.headers.mcp_name.is_some() {
             return Err((Reason::HeaderMismatch, "a response has no method or name"));
         }
-        Ok(Message { era: Era::Legacy, id: known.id, body: Body::Response })
+        Ok(Message { era: Era::Legacy, id, body: Body::Response })
     }
 
     /// Tells the era from the body, and requires the header to say the same.

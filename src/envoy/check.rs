@@ -311,7 +311,9 @@ impl<'a, L: Ledger> Run<'a, L> {
                     self.count(trail, None, received);
                     let credential = permit.spend(self.now_ms).await;
                     let own = trail.sent_own.then(|| own_headers(request)).into_iter().flatten();
-                    let others = self.snapshot.credential_headers().iter().map(AsRef::as_ref).chain(own);
+                    let credentials = self.snapshot.credential_headers();
+                    let others = credentials.iter().map(AsRef::as_ref).chain(own);
+                    let others = others.chain(credential_spellings(request, credentials));
                     return respond::allow(credential, others, metadata(trail, None));
                 }
             },
@@ -400,6 +402,11 @@ fn header_lines(http: &HttpRequest) -> impl Iterator<Item = (&[u8], &[u8])> {
 }
 
 fn classify(http: &HttpRequest, limits: HeaderLimits) -> Result<Headers<'_>, Reason> {
+    // Envoy fills one of the two; which of them it would forward cannot be told.
+    let mut lines = http.header_map.iter().flat_map(|map| &map.headers);
+    if lines.any(|line| !line.value.is_empty() && !line.raw_value.is_empty()) {
+        return Err(Reason::MalformedRequest);
+    }
     // A line that is in both forms would be refused as a repeat, so nothing needs to trust either one alone.
     let repeats = if http.headers.is_empty() { Repeats::Apart } else { Repeats::Joined };
     Headers::classify(header_lines(http), repeats, limits)
@@ -412,6 +419,20 @@ fn own_headers(request: &CheckRequest) -> impl Iterator<Item = &str> {
         .flat_map(header_lines)
         .filter(|(name, _)| name.starts_with(OWN_PREFIX.as_bytes()))
         .filter_map(|(name, _)| std::str::from_utf8(name).ok())
+}
+
+/// Other spellings of credential headers that the client sent: servers behind CGI or WSGI read an underscore as a hyphen,
+/// and might take the client's value for ours.
+fn credential_spellings<'a>(
+    request: &'a CheckRequest,
+    credentials: &'a [Box<str>],
+) -> impl Iterator<Item = &'a str> + use<'a> {
+    let hyphens = |name: &'a str| name.bytes().map(|b| if b == b'_' { b'-' } else { b });
+    http_of(request).into_iter().flat_map(header_lines).filter_map(|(name, _)| std::str::from_utf8(name).ok()).filter(
+        move |name| {
+            credentials.iter().any(|credential| **credential != **name && hyphens(credential).eq(hyphens(name)))
+        },
+    )
 }
 
 /// A page in a browser may have been made to call a server on the user's own machine or network (DNS rebinding).

@@ -267,6 +267,17 @@ fn references_and_subscriptions_are_checked_for_shape() {
     check(&complete("1"), &[], "malformed.shape");
 }
 
+/// The id is one of the server's; the client may wait for an answer under the same number.
+#[test]
+fn a_refused_response_is_not_answered_under_its_id() {
+    for body in [r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, r#"{"jsonrpc":"2.0","id":1,"error":5}"#] {
+        let document = Document::parse(body.as_bytes(), Limits::default()).unwrap();
+        let refused = Message::read(&document, &Headers::default(), ProtocolVersion::ALL).unwrap_err();
+        assert_eq!((refused.id, refused.expects_answer), (None, false), "{body}");
+    }
+    check(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, &[("session", "s")], "ok Legacy 1 _response");
+}
+
 #[test]
 fn a_refusal_keeps_what_an_answer_needs() {
     let body = call(&format!(r#""name":"b",{MODERN}"#));

@@ -27,8 +27,8 @@ pub enum Truth {
     Holds,
     /// Nothing stands at the path.
     Missing,
-    /// Something stands at the path that the operator cannot judge: of another type, too long, or a number that cannot
-    /// be read exactly.
+    /// Something stands at the path, or on the way to it, that cannot be judged: of another type, too long, or a number
+    /// that cannot be read exactly.
     Unjudged,
 }
 
@@ -62,6 +62,20 @@ impl Path {
     /// What stands at the path.
     pub(super) fn find<'d>(&self, arguments: Option<Value<'d>>) -> Option<Value<'d>> {
         self.0.iter().try_fold(arguments?, |value, segment| value.get(segment))
+    }
+
+    /// Whether the path ends at a value that is no object and so has no members here, while the upstream may find some in
+    /// it: servers read a JSON text in a string, or take a list of one for its element. A null is nothing to anybody.
+    fn is_blocked(&self, arguments: Option<Value<'_>>) -> bool {
+        let mut value = arguments;
+        for segment in &self.0 {
+            match value.map(Value::kind) {
+                Some(Kind::Object) => value = value.and_then(|value| value.get(segment)),
+                Some(Kind::Array | Kind::False | Kind::Number | Kind::String | Kind::True) => return true,
+                Some(Kind::Null) | None => return false,
+            }
+        }
+        false
     }
 
     /// As written in the policy: `args.a.b`.
@@ -207,6 +221,7 @@ pub(super) struct Condition {
 impl Condition {
     pub(super) fn judge(&self, arguments: Option<Value<'_>>, compat: Compat) -> Truth {
         match (self.path.find(arguments), compat) {
+            (None, Compat::Strict) if self.path.is_blocked(arguments) => Truth::Unjudged,
             (None, _) => self.test.on_missing(),
             (Some(value), Compat::Lenient) => self.test.lenient(value),
             (Some(value), Compat::Strict) => self.test.strict(value),

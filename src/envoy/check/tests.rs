@@ -187,6 +187,18 @@ async fn an_allowed_call_gets_the_servers_credential_and_loses_all_others() {
     assert!(!ok.headers_to_remove.iter().any(|removed| removed == "x-one-key"), "removal would undo setting");
 }
 
+/// A server behind CGI or WSGI reads `x_one_key` as `x-one-key`.
+#[tokio::test]
+async fn other_spellings_of_a_credential_header_do_not_pass() {
+    let rig = rig(SETTINGS);
+    let http = with(with(request(CALL), "x_one_key", "stolen"), "x-two_key", "stolen");
+    let response = rig.check_from(asked(http, &[("server", "one")]), Instant::now(), None).await;
+    let Some(HttpResponse::Ok(ok)) = &response.http_response else { panic!("{response:?}") };
+    for name in ["x_one_key", "x-two_key"] {
+        assert!(ok.headers_to_remove.iter().any(|removed| removed == name), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_call_past_its_time_is_told_so_and_gets_its_units_back() {
     let rig = rig(SETTINGS);
@@ -255,12 +267,15 @@ async fn what_envoy_did_not_hand_over_whole_is_refused() {
         http
     };
     let both = HttpRequest { body: Bytes::from_static(b"{}"), ..request(CALL) };
+    let mut two_values = request(CALL);
+    two_values.header_map.as_mut().unwrap().headers[0].value = Bytes::from_static(b"another");
     for (http, expected) in [
         (with(request(CALL), "x-envoy-auth-partial-body", "true"), "413 malformed.truncated"),
         (HttpRequest { size: 1_000_000, ..request(CALL) }, "413 malformed.truncated"),
         (with(request(CALL), "content-length", "1"), "413 malformed.truncated"),
         (lossy(request(CALL)), "400 malformed.request"),
         (both, "400 malformed.request"),
+        (two_values, "400 malformed.request"),
         (HttpRequest { raw_body: Bytes::new(), size: 0, ..request(CALL) }, "400 malformed.empty"),
         (HttpRequest { header_map: None, ..request(CALL) }, "401 identity"),
         (without(request(CALL), "content-type"), "415 malformed.content_type"),

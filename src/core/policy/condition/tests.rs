@@ -6,7 +6,11 @@ use crate::policy::{Entry, Policy, Source};
 
 /// What a condition on `args.a` says of the arguments, strictly and leniently. `null` as policy value is lenient only.
 fn truths(operator: &str, value: &str, arguments: &str) -> (Option<Truth>, Truth) {
-    let condition = format!(r#"{{"path":"args.a","op":"{operator}","value":{value}}}"#);
+    truths_at("args.a", operator, value, arguments)
+}
+
+fn truths_at(path: &str, operator: &str, value: &str, arguments: &str) -> (Option<Truth>, Truth) {
+    let condition = format!(r#"{{"path":"{path}","op":"{operator}","value":{value}}}"#);
     let policy =
         format!(r#"{{"version":"1","default":"deny","tools":{{"t":{{"require":[{{"conditions":[{condition}]}}]}}}}}}"#);
     let source = Source { id: "p", file: "p.json", bytes: policy.as_bytes(), format: Format::Json };
@@ -328,4 +332,19 @@ fn a_path_walks_members_only() {
     }
     assert_eq!(find(&["a", "0"], r#"{"a":[1]}"#), None);
     assert_eq!(find(&["a", "0"], r#"{"a":{"0":1}}"#).as_deref(), Some("1"));
+}
+
+/// A server that reads JSON out of strings, or a list of one as its element, finds a member where there is none for us; a
+/// caller must not slip past a rule by writing the object so.
+#[test]
+fn a_value_in_the_way_of_a_path_cannot_be_judged() {
+    let truths = |operator, value, arguments| truths_at("args.a.b", operator, value, arguments);
+    for arguments in [r#"{"a":"{\"b\":1}"}"#, r#"{"a":[{"b":1}]}"#, r#"{"a":true}"#, r#"{"a":5}"#, r#"{"a":[]}"#] {
+        assert_eq!(truths("eq", "1", arguments), (Some(Unjudged), Missing), "{arguments}");
+        assert_eq!(truths("exists", "false", arguments), (Some(Unjudged), Holds), "{arguments}");
+    }
+    for arguments in ["{}", r#"{"a":null}"#, r#"{"a":{}}"#] {
+        assert_eq!(truths("eq", "1", arguments), (Some(Missing), Missing), "{arguments}");
+        assert_eq!(truths("exists", "false", arguments), (Some(Holds), Holds), "{arguments}");
+    }
 }

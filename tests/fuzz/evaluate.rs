@@ -1,0 +1,166 @@
+//! A policy, a tool and arguments: the decision is the model's, its explanation's, and no accident of spelling.
+//!
+//! Input: `POLICY \n%%\n TOOL \n%%\n ARGUMENTS`; without a separator the arguments for policies of our own.
+
+use std::sync::Arc;
+
+use mcp_authz_core::{
+    answer::{Asked, Context, answer},
+    decision::{Decision, Denial},
+    document::Format,
+    http::Headers,
+    json::{Document, Limits, Value},
+    judge::judge,
+    mcp::{Era, Message, ProtocolVersion, is_plain_tool_name},
+    policy::{Compiled, Policy, Source, StepOutcome},
+    principal::Principal,
+    text::push_json_string,
+};
+use serde_json::Value as Reference;
+
+use crate::{model, parse::assert_answer};
+
+/// Judges with the policy in the data, or with ours.
+///
+/// # Panics
+/// If a property does not hold.
+pub fn evaluate(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let mut parts = text.splitn(3, "\n%%\n");
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(policy), Some(tool), Some(arguments)) => judge_under(policy, tool, arguments),
+        _ => {
+            for tool in ["pay", "read", "gone", "post", "other"] {
+                judge_under(OWN, tool, text);
+            }
+        }
+    }
+}
+
+/// Every operator in both sections, a hidden tool, amounts.
+const OWN: &str = include_str!("own.json");
+
+/// Who calls, in every target.
+pub(crate) fn caller() -> Principal {
+    Principal { subject: Arc::from("agent:fuzz"), grant: Arc::from("fuzz") }
+}
+
+/// Compiles what is JSON by its first character, else YAML.
+pub(crate) fn compile(text: &str) -> Option<Policy> {
+    let format = if text.trim_start().starts_with('{') { Format::Json } else { Format::Yaml };
+    let compiled = Policy::compile(&Source { id: "fuzz", file: "fuzz", bytes: text.as_bytes(), format });
+    compiled.ok().map(|Compiled { policy, .. }| policy)
+}
+
+fn judge_under(source: &str, tool: &str, arguments: &str) {
+    let Some(policy) = compile(source) else { return };
+    let document = Document::parse(arguments.as_bytes(), Limits::default()).ok();
+    let arguments = document.as_ref().map(Document::root).filter(|root| root.source().starts_with('{'));
+    let decision = decide(&policy, tool, arguments);
+    let reference = serde_json::from_str::<Reference>(source).ok();
+    as_modeled(&decision, reference.as_ref(), tool, arguments);
+    as_explained(&policy, &decision, tool, arguments);
+    as_respelled(&policy, &decision, tool, arguments);
+    match &decision {
+        Decision::Proceed(charges) => {
+            assert!(policy.is_visible(tool), "a tool that passes is not shown");
+            assert!(charges.iter().all(|charge| charge.amount <= charge.max), "a charge that never fits");
+        }
+        Decision::Deny(denial) => denied(denial, reference.as_ref()),
+    }
+    as_judged(&policy, &decision, tool, arguments);
+}
+
+/// Twice the same.
+fn decide(policy: &Policy, tool: &str, arguments: Option<Value<'_>>) -> Decision {
+    let decision = policy.decide(&caller(), "server", tool, arguments);
+    assert_eq!(decision, policy.decide(&caller(), "another server", tool, arguments), "two decisions on one call");
+    decision
+}
+
+fn as_modeled(decision: &Decision, policy: Option<&Reference>, tool: &str, arguments: Option<Value<'_>>) {
+    let arguments = match arguments.map(|arguments| serde_json::from_str::<Reference>(arguments.source())) {
+        Some(Err(_)) => return,
+        Some(Ok(arguments)) => Some(arguments),
+        None => None,
+    };
+    let expected = policy.and_then(|policy| model::allows(policy, tool, arguments.as_ref()));
+    if let Some(expected) = expected {
+        assert_eq!(matches!(decision, Decision::Proceed(_)), expected, "{decision:?} is not what the model says");
+    }
+}
+
+/// The explanation decides alike, and its first step that denies is the reason.
+fn as_explained(policy: &Policy, decision: &Decision, tool: &str, arguments: Option<Value<'_>>) {
+    let explanation = policy.explain(&caller(), "server", tool, arguments);
+    assert_eq!(explanation.decision, *decision);
+    let first = explanation.steps.iter().find_map(|step| match step.outcome {
+        StepOutcome::Denies(reason) => Some(reason),
+        StepOutcome::Passes => None,
+    });
+    let reason = match decision {
+        Decision::Deny(denial) => Some(denial.reason),
+        Decision::Proceed(_) => None,
+    };
+    assert_eq!(first, reason, "{explanation:?}");
+}
+
+/// White space, the order of members and an empty object in place of nothing say nothing.
+fn as_respelled(policy: &Policy, decision: &Decision, tool: &str, arguments: Option<Value<'_>>) {
+    let respelled = match arguments {
+        None => Some("{}".to_owned()),
+        Some(arguments) => {
+            let reference = serde_json::from_str::<Reference>(arguments.source()).ok();
+            reference.filter(|_| !has_long_number(arguments)).map(|reference| model::reversed(&reference))
+        }
+    };
+    let document = respelled.as_ref().map(|text| Document::parse(text.as_bytes(), Limits::default()));
+    if let Some(Ok(document)) = &document {
+        assert_eq!(policy.decide(&caller(), "server", tool, Some(document.root())), *decision, "{respelled:?}");
+    }
+}
+
+/// serde_json prints what it holds of a number, which is all of it only for short ones.
+fn has_long_number(value: Value<'_>) -> bool {
+    value.number_text().is_some_and(|literal| literal.len() > 15 || literal.contains(['e', 'E', '.', '-']))
+        || value.elements().any(has_long_number)
+        || value.members().any(|(_, member)| has_long_number(member))
+}
+
+/// The rule is in the document, and the answer can be sent.
+fn denied(denial: &Denial, policy: Option<&Reference>) {
+    if let (Some(exact), Some(policy)) = (&denial.rule.exact, policy) {
+        assert!(policy.pointer(exact).is_some(), "no rule at {exact}");
+    }
+    let context = Context {
+        asked: Asked::ToolCall,
+        era: Era::Modern,
+        id: Some("\"i\""),
+        policy_digest: None,
+        request_id: None,
+        resource_metadata: None,
+        requested_version: None,
+        versions: ProtocolVersion::ALL,
+    };
+    assert_answer(&answer(denial, &context), Some(&Reference::from("i")));
+}
+
+/// A whole message is judged as its call is; a name that MCP does not allow never gets more.
+fn as_judged(policy: &Policy, decision: &Decision, tool: &str, arguments: Option<Value<'_>>) {
+    let mut text = String::from("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":");
+    push_json_string(&mut text, tool);
+    if let Some(arguments) = arguments {
+        text.push_str(",\"arguments\":");
+        text.push_str(arguments.source());
+    }
+    text.push_str("}}");
+    let Ok(document) = Document::parse(text.as_bytes(), Limits::default()) else { return };
+    let Ok(message) = Message::read(&document, &Headers::default(), ProtocolVersion::ALL) else { return };
+    let judged = judge(Some(policy), &caller(), "server", &message);
+    if is_plain_tool_name(tool) || policy.names_tool(tool) {
+        assert_eq!(judged, *decision);
+    } else {
+        assert!(matches!(judged, Decision::Deny(_)), "a name that no policy lists and MCP does not allow");
+    }
+    assert!(matches!(judge(None, &caller(), "server", &message), Decision::Deny(_)), "allowed without a policy");
+}

@@ -1,0 +1,184 @@
+//! The policy language once more, as simply as it can be said: over trees of serde_json, strict reading only.
+//!
+//! `None` is a question that this model does not answer: numbers that are no 64-bit integers, and patterns that are more
+//! than a literal with anchors.
+
+use serde_json::{Map, Value};
+
+/// What one condition says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Says {
+    Holds,
+    Fails,
+    Missing,
+    Unjudged,
+}
+
+/// Whether the policy lets a call of the tool go ahead while no counter is used up.
+pub(crate) fn allows(policy: &Value, tool: &str, arguments: Option<&Value>) -> Option<bool> {
+    if policy.get("compat").is_some() {
+        return None;
+    }
+    let hidden =
+        policy.get("hide").and_then(Value::as_array).into_iter().flatten().any(|name| name == "*" || name == tool);
+    let rules = policy.get("tools").and_then(|tools| tools.get(tool));
+    if hidden || (rules.is_none() && policy.get("default")? != "allow") {
+        return Some(false);
+    }
+    for rule in list(rules, "require") {
+        for condition in list(Some(rule), "conditions") {
+            if says(condition, arguments)? != Says::Holds {
+                return Some(false);
+            }
+        }
+    }
+    for rule in list(rules, "deny_if") {
+        let said: Option<Vec<Says>> =
+            list(Some(rule), "conditions").into_iter().map(|condition| says(condition, arguments)).collect();
+        let said = said?;
+        if said.contains(&Says::Unjudged) || said.iter().all(|one| *one == Says::Holds) {
+            return Some(false);
+        }
+    }
+    for limit in list(rules, "limits").into_iter().chain(list(policy.get("all_tools"), "limits")) {
+        if !fits(limit, arguments)? {
+            return Some(false);
+        }
+    }
+    Some(true)
+}
+
+fn list<'a>(of: Option<&'a Value>, name: &str) -> Vec<&'a Value> {
+    of.and_then(|of| of.get(name)?.as_array()).into_iter().flatten().collect()
+}
+
+fn fits(limit: &Value, arguments: Option<&Value>) -> Option<bool> {
+    let max = limit.get("max")?.as_u64()?;
+    let Some(path) = limit.get("increment_from") else { return Some(max >= 1) };
+    match find(path.as_str()?, arguments) {
+        Ok(Value::Number(number)) => {
+            number.as_i64().map(|amount| u64::try_from(amount).is_ok_and(|units| units <= max))
+        }
+        Ok(_) | Err(_) => Some(false),
+    }
+}
+
+/// The value at the path, or what is said where there is none: a value in the way that is no object might be one to the
+/// upstream, which nobody can judge.
+fn find<'a>(path: &str, arguments: Option<&'a Value>) -> Result<&'a Value, Says> {
+    let mut value = arguments.ok_or(Says::Missing)?;
+    for name in path.split('.').skip(1) {
+        value = match value {
+            Value::Object(members) => members.get(name).ok_or(Says::Missing)?,
+            Value::Null => return Err(Says::Missing),
+            Value::Array(_) | Value::Bool(_) | Value::Number(_) | Value::String(_) => return Err(Says::Unjudged),
+        };
+    }
+    Ok(value)
+}
+
+fn says(condition: &Value, arguments: Option<&Value>) -> Option<Says> {
+    let (operator, wanted) = (condition.get("op")?.as_str()?, condition.get("value")?);
+    let value = match find(condition.get("path")?.as_str()?, arguments) {
+        Ok(value) => value,
+        Err(Says::Missing) if operator == "exists" => return Some(truth(Some(wanted == false))),
+        Err(other) => return Some(other),
+    };
+    let holds = match operator {
+        "eq" => equal(value, wanted)?,
+        "neq" => equal(value, wanted)?.map(|equal| !equal),
+        "in" => among(value, wanted.as_array()?)?,
+        "not_in" => among(value, wanted.as_array()?)?.map(|found| !found),
+        "gt" | "gte" | "lt" | "lte" => order(operator, value, wanted)?,
+        "exists" => match (value, wanted == true) {
+            (Value::Null, true) => Some(false),
+            (Value::Null, false) => None,
+            (_, wanted) => Some(wanted),
+        },
+        "contains" => contains(value, wanted)?,
+        "regex" => matches(value, wanted.as_str()?)?,
+        _ => return None,
+    };
+    Some(truth(holds))
+}
+
+fn truth(holds: Option<bool>) -> Says {
+    match holds {
+        Some(true) => Says::Holds,
+        Some(false) => Says::Fails,
+        None => Says::Unjudged,
+    }
+}
+
+/// The inner `None`: of different types, so nobody can say.
+fn equal(value: &Value, wanted: &Value) -> Option<Option<bool>> {
+    Some(match (value, wanted) {
+        (Value::Bool(a), Value::Bool(b)) => Some(a == b),
+        (Value::String(a), Value::String(b)) => Some(a == b),
+        (Value::Number(a), Value::Number(b)) => Some(a.as_i64()? == b.as_i64()?),
+        _ => None,
+    })
+}
+
+fn among(value: &Value, wanted: &[Value]) -> Option<Option<bool>> {
+    let answers: Option<Vec<_>> = wanted.iter().map(|one| equal(value, one)).collect();
+    Some(answers?.into_iter().flatten().reduce(|a, b| a || b))
+}
+
+fn order(operator: &str, value: &Value, wanted: &Value) -> Option<Option<bool>> {
+    let (Value::Number(a), Value::Number(b)) = (value, wanted) else { return Some(None) };
+    let (a, b) = (a.as_i64()?, b.as_i64()?);
+    Some(Some(match operator {
+        "gt" => a > b,
+        "gte" => a >= b,
+        "lt" => a < b,
+        _ => a <= b,
+    }))
+}
+
+fn contains(value: &Value, wanted: &Value) -> Option<Option<bool>> {
+    match (value, wanted) {
+        (Value::String(text), Value::String(part)) => Some(Some(text.contains(part))),
+        (Value::Array(items), _) => {
+            let answers: Option<Vec<_>> = items.iter().map(|item| equal(item, wanted)).collect();
+            let answers = answers?;
+            let unknown = answers.contains(&None);
+            let found = answers.contains(&Some(true));
+            Some(if found || !unknown { Some(found) } else { None })
+        }
+        _ => Some(None),
+    }
+}
+
+fn matches(value: &Value, pattern: &str) -> Option<Option<bool>> {
+    let Value::String(text) = value else { return Some(None) };
+    let (start, rest) = pattern.strip_prefix('^').map_or((false, pattern), |rest| (true, rest));
+    let (end, literal) = rest.strip_suffix('$').map_or((false, rest), |rest| (true, rest));
+    if !literal.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'/' || b == b' ') || text.len() > 65_536 {
+        return None;
+    }
+    Some(Some(match (start, end) {
+        (true, true) => text == literal,
+        (true, false) => text.starts_with(literal),
+        (false, true) => text.ends_with(literal),
+        (false, false) => text.contains(literal),
+    }))
+}
+
+/// The arguments with the members of every object in the opposite order: the same call.
+pub(crate) fn reversed(value: &Value) -> String {
+    match value {
+        Value::Array(items) => format!("[{}]", items.iter().map(reversed).collect::<Vec<_>>().join(" , ")),
+        Value::Object(members) => reversed_members(members),
+        Value::Bool(_) | Value::Null | Value::Number(_) | Value::String(_) => value.to_string(),
+    }
+}
+
+fn reversed_members(members: &Map<String, Value>) -> String {
+    let all: Vec<String> = members
+        .iter()
+        .map(|(name, value)| format!("{} : {}", Value::String(name.clone()), reversed(value)))
+        .rev()
+        .collect();
+    format!("{{{}}}", all.join(" , "))
+}
