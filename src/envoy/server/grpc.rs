@@ -18,6 +18,9 @@ use tonic::Status;
 /// Flag and length before a message.
 const HEAD_BYTES: usize = 5;
 
+/// Room that most answers fit into.
+const ANSWER_BYTES: usize = 1024;
+
 const CONTENT: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const OK: HeaderValue = HeaderValue::from_static("0");
@@ -108,15 +111,18 @@ fn check_length(seen: &[u8], bytes_max: usize) -> Result<(), Status> {
 
 /// The successful answer with this message.
 pub(super) fn reply(message: &impl Message) -> http::Response<Reply> {
-    let length = message.encoded_len();
-    let mut framed = BytesMut::with_capacity(length.saturating_add(HEAD_BYTES));
-    framed.put_u8(0);
-    framed.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    if message.encode(&mut framed).is_err() {
-        // Only for want of room, and this buffer grows.
+    // A plain vector: pushing a byte to one is an instruction or two, to the other buffers a call. The length of the
+    // message is filled in afterwards, because computing it takes another walk over all of it.
+    let mut framed = Vec::with_capacity(ANSWER_BYTES);
+    framed.extend_from_slice(&[0; HEAD_BYTES]);
+    let encoded = message.encode(&mut framed).is_ok();
+    let length = u32::try_from(framed.len().saturating_sub(HEAD_BYTES));
+    let (true, Ok(length), Some(place)) = (encoded, length, framed.get_mut(1..HEAD_BYTES)) else {
+        // Encoding fails for want of room only, and a vector grows; an answer of 4 GiB is never made.
         return Status::internal("cannot encode the answer").into_http();
-    }
-    let mut response = http::Response::new(Reply::Message(framed.freeze()));
+    };
+    place.copy_from_slice(&length.to_be_bytes());
+    let mut response = http::Response::new(Reply::Message(framed.into()));
     response.headers_mut().insert(CONTENT_TYPE, CONTENT);
     response
 }
@@ -234,6 +240,23 @@ mod tests {
         assert_eq!(read(&[], 9), Err(tonic::Code::Internal));
         assert_eq!(read(&[b"\0\0\0"], 9), Err(tonic::Code::Internal));
         assert_eq!(read(&[b"\x01\0\0\0\x01a"], 9), Err(tonic::Code::Unimplemented), "compressed");
+    }
+
+    #[test]
+    fn an_answer_reads_back_and_ends_with_trailers_of_success() {
+        let sent = crate::envoy::wire::CheckResponse::refused(403);
+        let mut response = reply(&sent);
+        assert_eq!(response.headers()["content-type"], "application/grpc");
+        assert_eq!(response.body().size_hint().exact(), None, "no content-length");
+        let mut next = || {
+            let polled = Pin::new(response.body_mut()).poll_frame(&mut Context::from_waker(std::task::Waker::noop()));
+            let Poll::Ready(frame) = polled else { panic!("ready") };
+            frame.map(Result::unwrap)
+        };
+        let data = next().unwrap().into_data().unwrap();
+        assert_eq!(next().unwrap().into_trailers().unwrap()["grpc-status"], "0");
+        assert!(next().is_none());
+        assert_eq!(Message::decode(read(&[&data], 1000).unwrap()), Ok(sent));
     }
 
     proptest! {

@@ -314,6 +314,19 @@ async fn a_message_that_is_no_check_request_is_an_error_and_never_reaches_the_ha
 }
 
 #[tokio::test]
+async fn metadata_over_the_limit_is_refused_and_the_connection_goes_on() {
+    let running = Running::tcp(Settings { metadata_bytes_max: 16 * 1024, ..settings() }).await;
+    let mut client = running.client().await;
+    for (bytes, expected) in [(8 * 1024, true), (32 * 1024, false), (1024 * 1024, false)] {
+        let mut call = tonic::Request::new(request("/mcp"));
+        call.metadata_mut().insert("x-long", "x".repeat(bytes).parse().unwrap());
+        assert_eq!(client.check(call).await.is_ok(), expected, "{bytes}");
+    }
+    assert_eq!(ask(&mut client, "/mcp").await, Ok(0));
+    assert_eq!(*running.script.started.borrow(), 2);
+}
+
+#[tokio::test]
 async fn four_hundred_calls_on_one_connection_run_at_once() {
     let running = Running::tcp(settings()).await;
     let client = running.client().await;
