@@ -27,7 +27,7 @@ use crate::{
     config::{self, AuditSink as AuditPlace, Config, GrpcAddress, Limits, LogFormat, LogLevel, Paths},
     engine::Engine,
     envoy::{
-        check::{Adapter, Settings as CheckSettings},
+        check::{Adapter, LiveSettings, Settings as CheckSettings},
         server::{Drained, Endpoint, Event, Observer, Server, Settings as ServerSettings},
         tls::{Tls, TlsSettings},
     },
@@ -144,7 +144,7 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
         // Either way the end has come: a dropped sender is a stop as well.
         drop(admin_stopped.await);
     }));
-    let settings = Arc::new(ArcSwap::from_pointee(check_settings(&config)));
+    let settings = LiveSettings::from(check_settings(&config));
     let reloader = Reloader {
         state: Arc::clone(&state),
         metrics: metrics.clone(),
@@ -153,7 +153,7 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
         tls: tls.zip(tls_settings(&config)),
         file: file.to_owned(),
         view: Arc::clone(&view),
-        settings: Arc::clone(&settings),
+        settings: settings.clone(),
     };
     let reloads = tokio::spawn(reloader.run());
     let engine = engine(&config, &clock, &metrics);
@@ -318,7 +318,7 @@ struct Reloader {
     tls: Option<(Arc<Tls>, TlsSettings)>,
     file: PathBuf,
     view: Arc<View>,
-    settings: Arc<ArcSwap<CheckSettings>>,
+    settings: LiveSettings,
 }
 
 impl Reloader {
@@ -364,7 +364,7 @@ impl Reloader {
         if effective.to_json() != new.to_json() {
             tracing::warn!("The settings file has changes that take effect only at the next start.");
         }
-        self.settings.store(Arc::new(check_settings(&effective)));
+        self.settings.replace(check_settings(&effective));
         self.view.config.store(Arc::new(effective));
     }
 

@@ -64,6 +64,29 @@ pub struct Settings {
     pub accept_lossy_body: bool,
 }
 
+/// Settings that may change while requests run; each request takes them once. Clones share them.
+#[derive(Clone, Debug)]
+pub struct LiveSettings(Arc<ArcSwap<Settings>>);
+
+impl LiveSettings {
+    /// What is in force now.
+    #[must_use]
+    pub fn now(&self) -> Settings {
+        **self.0.load()
+    }
+
+    /// Puts others in force, for requests that begin from now on.
+    pub fn replace(&self, settings: Settings) {
+        self.0.store(Arc::new(settings));
+    }
+}
+
+impl From<Settings> for LiveSettings {
+    fn from(settings: Settings) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(settings)))
+    }
+}
+
 /// The ext_authz service.
 pub struct Adapter<L: Ledger> {
     engine: Engine<L>,
@@ -71,14 +94,14 @@ pub struct Adapter<L: Ledger> {
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     audit: Arc<AuditSink>,
-    settings: Arc<ArcSwap<Settings>>,
+    settings: LiveSettings,
     in_flight: AtomicUsize,
     warned_of_lossy_body: AtomicBool,
 }
 
 impl<L: Ledger> fmt::Debug for Adapter<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Adapter").field("settings", &self.settings.load()).finish_non_exhaustive()
+        f.debug_struct("Adapter").field("settings", &self.settings.now()).finish_non_exhaustive()
     }
 }
 
@@ -142,7 +165,7 @@ impl<L: Ledger> Check for Adapter<L> {
     async fn check(&self, request: CheckRequest, meta: CallMeta) -> CheckResponse {
         let snapshot = self.state.snapshot();
         let now_ms = self.clock.now_ms();
-        let settings = **self.settings.load();
+        let settings = self.settings.now();
         let budget = meta.grpc_timeout.unwrap_or(settings.check).min(settings.check);
         let deadline = meta.received.checked_add(budget.saturating_sub(settings.margin)).unwrap_or(meta.received);
         let (mut document, mut trail) = (None, Trail::default());
@@ -154,14 +177,14 @@ impl<L: Ledger> Check for Adapter<L> {
 }
 
 impl<L: Ledger> Adapter<L> {
-    /// Puts the parts together; nothing runs yet. The owner of `settings` may change them: each request takes them once.
+    /// Puts the parts together; nothing runs yet.
     pub fn new(
         engine: Engine<L>,
         state: Arc<State>,
         clock: Arc<dyn Clock>,
         metrics: Metrics,
         audit: Arc<AuditSink>,
-        settings: Arc<ArcSwap<Settings>>,
+        settings: impl Into<LiveSettings>,
     ) -> Self {
         Self {
             engine,
@@ -169,7 +192,7 @@ impl<L: Ledger> Adapter<L> {
             clock,
             metrics,
             audit,
-            settings,
+            settings: settings.into(),
             in_flight: AtomicUsize::new(0),
             warned_of_lossy_body: AtomicBool::new(false),
         }

@@ -275,25 +275,6 @@ async fn a_revoked_grant_and_a_new_secret_take_effect_without_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_that_cannot_be_judged_in_time_is_told_so() {
-    let authz = Settings {
-        config: "timeouts: {check_ms: 21, margin_ms: 20}\n".to_owned(),
-        policies: vec![("main.json".to_owned(), heavy_policy())],
-        ..settings()
-    };
-    let stack = start(authz).await;
-    let body = message::call("heavy", &format!(r#"{{"x":"{}"}}"#, "ab".repeat(30_000)));
-    match message::said(&stack.send(&Request::post("/mcp", body).bearer(&token("agent"))).await) {
-        Said::Denied { text, reason } => {
-            assert!(text.starts_with("[POLICY UNAVAILABLE] "), "{text}");
-            assert_eq!(reason, "deadline");
-        }
-        other @ (Said::Accepted | Said::Error { .. } | Said::Plain(_) | Said::Result) => panic!("{other:?}"),
-    }
-    assert_eq!(stack.upstream.count(), 0);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_process_does_not_take_the_socket_of_a_living_one() {
     let stack = start(settings()).await;
     let mut second = stack.authz.second();

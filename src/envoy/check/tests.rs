@@ -67,14 +67,7 @@ fn rig(settings: Settings) -> Rig {
     let on_leak = settle_leaks(Arc::clone(&ledger), Arc::clone(&clock), |_, _, _| {});
     let engine = Engine::new(Arc::clone(&ledger), Duration::from_secs(60), on_leak, metrics.clone());
     let audit = AuditSink::open(&Sink::File(path("audit.jsonl")), WhenUnavailable::Count, 1 << 20, metrics.clone());
-    let adapter = Adapter::new(
-        engine,
-        Arc::new(state),
-        clock,
-        metrics,
-        Arc::new(audit.unwrap()),
-        Arc::new(ArcSwap::from_pointee(settings)),
-    );
+    let adapter = Adapter::new(engine, Arc::new(state), clock, metrics, Arc::new(audit.unwrap()), settings);
     Rig { adapter, ledger, registry, folder }
 }
 
