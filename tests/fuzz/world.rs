@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use mcp_authz::{
     clock::{Clock, ManualClock},
     config::Paths,
@@ -139,7 +138,6 @@ pub(crate) fn check(request: CheckRequest) -> io::Result<Outcome> {
         margin: Duration::ZERO,
         accept_lossy_body: false,
     };
-    let settings = Arc::new(ArcSwap::from_pointee(settings));
     let (state, clock) = (Arc::clone(&world.state), Arc::clone(&world.clock));
     let adapter = Adapter::new(engine, state, clock, world.metrics.clone(), Arc::clone(&audit), settings);
     let meta = CallMeta { received: Instant::now(), grpc_timeout: None };
