@@ -387,7 +387,7 @@ impl Reason {
             Reason::MalformedHeader => "A header cannot be read unambiguously.",
             Reason::MalformedId => "The id must be a string or an integer.",
             Reason::MalformedJson => "The body is not JSON.",
-            Reason::MalformedKeyFold => "A member name differs from a protocol name in letter case only.",
+            Reason::MalformedKeyFold => "A member name differs from a protocol name in spelling only.",
             Reason::MalformedMultiValue => "A header that may come once came twice.",
             Reason::MalformedNodes => "The message has too many values.",
             Reason::MalformedPath => "The path is not the plain path of an MCP endpoint.",

@@ -296,8 +296,15 @@ pub fn plain_path(path: &[u8]) -> Result<&str, Reason> {
         && !path.bytes().any(odd)
         && !path.contains("//")
         && !path.split('/').any(|segment| segment == "." || segment == "..")
+        && path.split('%').skip(1).all(is_escape)
         && (!path.contains('%') || !["%2e", "%2f", "%5c", "%00", "%3b", "%23", "%25"].iter().any(|name| encoded(name)));
     if legal { Ok(path) } else { Err(Reason::MalformedPath) }
+}
+
+/// Whether the text after a percent sign makes an escape with it. A lone one becomes part of an escape when what stands
+/// behind it is decoded: `%%35c` is `%5c` after the first decoder and a backslash after the second.
+fn is_escape(rest: &str) -> bool {
+    rest.bytes().take_while(u8::is_ascii_hexdigit).take(2).count() == 2
 }
 
 #[cfg(test)]
@@ -460,6 +467,9 @@ mod tests {
             "/mcp?x#y",
             "/\u{e9}",
             "/a%252fb",
+            "/a%%35cb",
+            "/a%2",
+            "/a%",
         ] {
             assert_eq!(plain_path(bad.as_bytes()), Err(Reason::MalformedPath), "{bad}");
         }

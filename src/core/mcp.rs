@@ -604,23 +604,28 @@ fn check_subscriptions(params: Option<Value<'_>>) -> Result<(), Fault> {
 }
 
 /// Refuses a member whose name some parser takes for one of `known` although it is spelled otherwise: Go's decoder
-/// compares under simple case folding, in which U+017F is an s and U+212A is a k (CVE-2026-27896).
+/// compares under simple case folding, in which U+017F is an s and U+212A is a k (CVE-2026-27896); Java ignores case with
+/// U+0130 and U+0131 for an i; and decoders exist that skip `_` and `-`, or take the snake case of a name as well.
 fn refuse_twins(object: Value<'_>, known: &[&str]) -> Result<(), Fault> {
     for (key, _) in object.members() {
         if !known.contains(&&*key) && known.iter().any(|name| folds_to(&key, name)) {
-            return Err((Reason::MalformedKeyFold, "a member name differs from a protocol name in letter case only"));
+            return Err((Reason::MalformedKeyFold, "a member name differs from a protocol name in spelling only"));
         }
     }
     Ok(())
 }
 
 fn folds_to(key: &str, name: &str) -> bool {
-    // Both special letters are longer than the ASCII letters they fold to, so a shorter key cannot match.
-    key.len() >= name.len() && key.chars().map(fold).eq(name.chars().map(fold))
+    fn folded(text: &str) -> impl Iterator<Item = char> {
+        text.chars().filter(|c| !matches!(c, '_' | '-')).map(fold)
+    }
+    // Longer keys are no slip of anybody's, and comparing them would cost time.
+    key.len() <= 128 && folded(key).eq(folded(name))
 }
 
 fn fold(c: char) -> char {
     match c {
+        '\u{130}' | '\u{131}' => 'i',
         '\u{17f}' => 's',
         '\u{212a}' => 'k',
         other => other.to_ascii_lowercase(),

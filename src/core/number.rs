@@ -79,6 +79,26 @@ impl Decimal {
         self.len == 0 || (-MAGNITUDE_MAX..=MAGNITUDE_MAX).contains(&magnitude)
     }
 
+    /// Whether the numbers differ and yet are one number to a server that reads binary64, as most do: `42.00000000000000000001`
+    /// is 42 to it. Who compares exactly cannot say what such a server will do.
+    #[must_use]
+    pub fn is_confusable(&self, other: &Self) -> bool {
+        // Decimals of up to so many digits are different numbers in binary64 too.
+        const DISTINCT_DIGITS: usize = 15;
+        (self.len > DISTINCT_DIGITS || other.len > DISTINCT_DIGITS)
+            && self != other
+            && self
+                .binary64()
+                .is_some_and(|mine| other.binary64().is_some_and(|theirs| mine.to_bits() == theirs.to_bits()))
+    }
+
+    /// The nearest binary64; only to find out what others may confuse.
+    fn binary64(&self) -> Option<f64> {
+        let sign = if self.negative { "-" } else { "" };
+        let digits: String = self.significant().iter().map(|d| char::from(b'0'.saturating_add(*d))).collect();
+        format!("{sign}0.{digits}0e{}", self.point).parse().ok()
+    }
+
     /// The whole units of an amount: a fraction counts as a whole unit more, so that ten calls of 0.1 are not free.
     ///
     /// # Errors

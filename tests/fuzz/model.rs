@@ -1,9 +1,9 @@
 //! The policy language once more, as simply as it can be said: over trees of serde_json, strict reading only.
 //!
-//! `None` is a question that this model does not answer: numbers that are no 64-bit integers, and patterns that are more
+//! `None` is a question that this model does not answer: numbers that are no integers up to 2^53, and patterns that are more
 //! than a literal with anchors.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 /// What one condition says.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -115,9 +115,14 @@ fn equal(value: &Value, wanted: &Value) -> Option<Option<bool>> {
     Some(match (value, wanted) {
         (Value::Bool(a), Value::Bool(b)) => Some(a == b),
         (Value::String(a), Value::String(b)) => Some(a == b),
-        (Value::Number(a), Value::Number(b)) => Some(a.as_i64()? == b.as_i64()?),
+        (Value::Number(a), Value::Number(b)) => Some(integer(a)? == integer(b)?),
         _ => None,
     })
+}
+
+/// An integer that every server reads alike.
+fn integer(number: &Number) -> Option<i64> {
+    number.as_i64().filter(|integer| integer.unsigned_abs() <= 1 << 53)
 }
 
 fn among(value: &Value, wanted: &[Value]) -> Option<Option<bool>> {
@@ -127,7 +132,7 @@ fn among(value: &Value, wanted: &[Value]) -> Option<Option<bool>> {
 
 fn order(operator: &str, value: &Value, wanted: &Value) -> Option<Option<bool>> {
     let (Value::Number(a), Value::Number(b)) = (value, wanted) else { return Some(None) };
-    let (a, b) = (a.as_i64()?, b.as_i64()?);
+    let (a, b) = (integer(a)?, integer(b)?);
     Some(Some(match operator {
         "gt" => a > b,
         "gte" => a >= b,

@@ -124,9 +124,15 @@ fn calls_without_a_sound_name_or_arguments_are_refused() {
     ] {
         check(&call(params), &[], "malformed.shape");
     }
-    for params in
-        [r#""name":"a","Name":"b""#, r#""name":"a","argument\u017f":{}"#, r#""name":"a","to\u212aen":1,"ta\u017fk":1"#]
-    {
+    for params in [
+        r#""name":"a","Name":"b""#,
+        r#""name":"a","argument\u017f":{}"#,
+        r#""name":"a","to\u212aen":1,"ta\u017fk":1"#,
+        r#""name":"a","task_id":1"#,
+        r#""name":"a","na-me":"b""#,
+        r#""name":"a","meta":{}"#,
+        r#""name":"a","ur\u0131":"b""#,
+    ] {
         check(&call(params), &[], "malformed.key_fold");
     }
     check(&call(r#""name":"a\u0000""#), &[], "malformed.control");

@@ -240,6 +240,16 @@ impl Scalar {
         }
     }
 
+    /// Whether a value of that type can be compared with this one strictly.
+    fn is_of(&self, kind: Kind) -> bool {
+        match self {
+            Scalar::Bool(_) => matches!(kind, Kind::False | Kind::True),
+            Scalar::Null => false,
+            Scalar::Number { .. } => kind == Kind::Number,
+            Scalar::String(_) => kind == Kind::String,
+        }
+    }
+
     /// Numbers by value, everything else by the text that Go prints of it. Lists and maps equal nothing.
     fn equals_leniently(&self, value: Value<'_>) -> Option<bool> {
         let printed = match (value.kind(), self) {
@@ -294,13 +304,17 @@ fn readable(text: &str) -> Option<Decimal> {
     Decimal::parse(text).filter(Decimal::is_comparable)
 }
 
+/// Exactly; `None` also for a number so close to the bound that a server which rounds takes it for the bound itself.
 fn compare(value: Value<'_>, bound: &Decimal) -> Option<Ordering> {
-    Some(readable(value.number_text()?)?.cmp(bound))
+    let number = readable(value.number_text()?)?;
+    (!number.is_confusable(bound)).then(|| number.cmp(bound))
 }
 
 /// Judged if the list holds a value of the same type.
 fn is_in_strictly(value: Value<'_>, list: &[Scalar]) -> Option<bool> {
-    list.iter().filter_map(|wanted| wanted.equals_strictly(value)).reduce(|found, equal| found || equal)
+    let mut alike = list.iter().filter(|wanted| wanted.is_of(value.kind())).peekable();
+    alike.peek()?;
+    any_of(alike.map(|wanted| wanted.equals_strictly(value)))
 }
 
 fn is_in_leniently(value: Value<'_>, list: &[Scalar]) -> Option<bool> {
