@@ -79,17 +79,24 @@ impl Decimal {
         self.len == 0 || (-MAGNITUDE_MAX..=MAGNITUDE_MAX).contains(&magnitude)
     }
 
-    /// Whether the numbers differ and yet are one number to a server that reads binary64, as most do: `42.00000000000000000001`
-    /// is 42 to it. Who compares exactly cannot say what such a server will do.
+    /// Whether the numbers differ, one of them is no integer, and yet they are one number to a server that reads binary64, as
+    /// most do: `42.00000000000000000001` is 42 to it. Who compares exactly cannot say what such a server will do. Integers
+    /// are told apart exactly, whatever their size: that is what the policy language promises.
     #[must_use]
     pub fn is_confusable(&self, other: &Self) -> bool {
         // Decimals of up to so many digits are different numbers in binary64 too.
         const DISTINCT_DIGITS: usize = 15;
         (self.len > DISTINCT_DIGITS || other.len > DISTINCT_DIGITS)
+            && !(self.is_integer() && other.is_integer())
             && self != other
             && self
                 .binary64()
                 .is_some_and(|mine| other.binary64().is_some_and(|theirs| mine.to_bits() == theirs.to_bits()))
+    }
+
+    /// Whether the value has no fraction, however it is written.
+    fn is_integer(&self) -> bool {
+        usize::try_from(self.point).map_or(self.len == 0, |whole| self.len <= whole)
     }
 
     /// The nearest binary64; only to find out what others may confuse.

@@ -162,7 +162,7 @@ fn order_is_of_numbers_only() {
     assert_rows("lte", "10", &rows(Holds, Holds, Fails));
     assert_rows("gt", "10", &rows(Fails, Fails, Holds));
     assert_rows("gte", "10", &rows(Holds, Fails, Holds));
-    assert_rows("lte", "9007199254740992", &[(TWO_TO_53_PLUS_1, Unjudged, Unjudged)]);
+    assert_rows("lte", "9007199254740992", &[(TWO_TO_53_PLUS_1, Fails, Fails)]);
     let digits = "9".repeat(10_000);
     assert_rows("gt", "10", &[(&digits, Unjudged, Unjudged)]);
 }
@@ -357,8 +357,7 @@ fn a_number_that_rounds_to_the_policys_cannot_be_judged() {
     for (bound, near) in [
         ("42", "42.00000000000000000001"),
         ("42", "41.99999999999999999999"),
-        ("9007199254740992", TWO_TO_53_PLUS_1),
-        ("9007199254740993", "9007199254740992"),
+        ("9007199254740992", "9007199254740992.5"),
         ("-0.1", "-0.10000000000000000001"),
     ] {
         for operator in ["eq", "neq", "lt", "gte"] {
