@@ -122,7 +122,7 @@ fn envoy_takes_the_cluster_of_a_server_elsewhere() {
     let (_, after) = rest.split_once(NEXT).unwrap();
     let route = "                  cluster: mcp_server\n";
     assert_eq!(before.matches(route).count(), 1);
-    let rewrite = spans(README).into_iter().find(|span| span.starts_with("host_rewrite_literal")).unwrap();
+    let rewrite = spans(README).into_iter().find(|span| span.starts_with("host_rewrite_literal: mcp")).unwrap();
     let before = before.replace(route, &format!("{route}                  {rewrite}\n"));
     let config = folder.path().join("envoy.yaml");
     std::fs::write(&config, format!("{before}{cluster}\n{NEXT}{after}")).unwrap();
