@@ -14,7 +14,6 @@ fuzz:
 
 bench:
 	cargo bench --bench check
-	cargo bench --bench core
 
 deny:
 	tests/tools/install.sh deny

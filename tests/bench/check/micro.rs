@@ -5,7 +5,6 @@ use std::io::Write;
 use std::sync::Arc;
 
 use anyhow::{bail, ensure};
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mcp_authz::clock::{Clock, SystemClock};
 use mcp_authz::config::Config;
@@ -105,14 +104,14 @@ impl Whole {
         let on_leak = settle_leaks(Arc::clone(&ledger), Arc::clone(&clock), |_, _, _| {});
         let engine = Engine::new(ledger, config.timeouts.lease, on_leak, metrics.clone());
         let audit = Arc::new(AuditSink::open(&Sink::None, WhenUnavailable::Count, 1 << 20, metrics.clone())?);
-        let settings = Arc::new(ArcSwap::from_pointee(Settings {
+        let settings = Settings {
             body: config.limits.json(),
             headers: config.limits.headers(),
             checks_in_flight_max: config.limits.checks_in_flight_max,
             check: config.timeouts.check,
             margin: config.timeouts.margin,
             accept_lossy_body: false,
-        }));
+        };
         let adapter = Adapter::new(engine, state, clock, metrics, audit, settings);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let whole = Self { adapter, runtime, _folder: folder };
