@@ -3,6 +3,8 @@
 //! Only this module sees a secret's text. It leaves as the value of the header that Envoy puts on the request, and
 //! nowhere else: there is no `Display`, no `Serialize`, no `Clone`, and `Debug` is redacted.
 
+use std::collections::HashSet;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use mcp_authz_core::server::CredentialSpec;
 use secrecy::{ExposeSecret as _, SecretString, zeroize::Zeroizing};
@@ -50,6 +52,39 @@ pub enum SecretError {
     /// Not UTF-8, or with control characters.
     #[error("the password is not one line of UTF-8 text")]
     Password,
+}
+
+/// Names of the headers that carry credentials of any server. A client's own copy of one must reach no server, in no
+/// spelling: servers behind CGI or WSGI read an underscore as a hyphen, and might take the client's value for ours.
+#[derive(Debug, Default)]
+pub struct HeaderNames {
+    /// With hyphens in place of underscores; asked, never walked.
+    names: HashSet<Box<str>>,
+    /// Bit n is set if a name has n bytes (63 for longer ones), which rules most headers out without hashing.
+    lengths: u64,
+}
+
+impl HeaderNames {
+    /// Takes the names together.
+    pub fn of<'a>(names: impl Iterator<Item = &'a str>) -> Self {
+        let names: HashSet<Box<str>> = names.map(|name| name.replace('_', "-").into()).collect();
+        let lengths = names.iter().fold(0, |lengths, name| lengths | Self::bit(name));
+        Self { names, lengths }
+    }
+
+    /// Whether a header of that name, lower case, could be taken for one that carries a credential. Takes the same time
+    /// for any number of servers.
+    #[must_use]
+    pub fn hold(&self, name: &str) -> bool {
+        if self.lengths & Self::bit(name) == 0 {
+            return false;
+        }
+        if name.contains('_') { self.names.contains(&*name.replace('_', "-")) } else { self.names.contains(name) }
+    }
+
+    fn bit(name: &str) -> u64 {
+        1u64.wrapping_shl(u32::try_from(name.len().min(63)).unwrap_or(63))
+    }
 }
 
 impl Credential {
@@ -162,6 +197,19 @@ mod tests {
         assert!(!shown.contains("hunter2") && shown.contains("authorization"), "{shown}");
         let error = Credential::prepare(&header("{secret}"), b"hunter2\x01").unwrap_err();
         assert!(!format!("{error} {error:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn every_spelling_of_a_credential_header_is_known_and_nothing_else() {
+        let long = "x".repeat(100);
+        let names = HeaderNames::of(["authorization", "x-api-key", "x_odd-key", &long].into_iter());
+        for name in ["authorization", "x-api-key", "x_api_key", "x-api_key", "x-odd-key", "x_odd_key", &long] {
+            assert!(names.hold(name), "{name}");
+        }
+        for name in ["", "x-api-keys", "x-other-k", "accept", "authorizatiom", &"y".repeat(100)] {
+            assert!(!names.hold(name), "{name}");
+        }
+        assert!(!HeaderNames::default().hold("authorization"));
     }
 
     #[test]

@@ -16,7 +16,10 @@ use mcp_authz_core::{
     server::{Registry, Server},
 };
 
-use crate::{config::Paths, credential::Credential};
+use crate::{
+    config::Paths,
+    credential::{Credential, HeaderNames},
+};
 
 /// What belongs to a server besides its entry.
 #[derive(Debug)]
@@ -37,7 +40,7 @@ pub struct Snapshot {
     grant_policies: Vec<Option<Arc<Policy>>>,
     revision: Arc<str>,
     /// Names of the headers that credentials of any server are put in, sorted.
-    credential_headers: Vec<Box<str>>,
+    credential_headers: HeaderNames,
     /// Like the revision, with the secrets. Never shown.
     fingerprint: [u8; 32],
 }
@@ -146,7 +149,7 @@ impl Snapshot {
     /// Lower-case names of the headers that carry a credential to some server, sorted. What a client sends in one of them
     /// must never pass for a credential of ours.
     #[must_use]
-    pub fn credential_headers(&self) -> &[Box<str>] {
+    pub fn credential_headers(&self) -> &HeaderNames {
         &self.credential_headers
     }
 

@@ -95,8 +95,6 @@ pub struct Headers<'a> {
     pub partial_body: Option<&'a str>,
     /// `x-request-id`; chosen by the client unless Envoy says otherwise, so for correlation only.
     pub request_id: Option<&'a str>,
-    /// Says that a header of [`OWN_PREFIX`] came along; its names are in the list the caller gave.
-    pub has_own: bool,
 }
 
 impl<'a> Headers<'a> {
@@ -153,10 +151,7 @@ impl<'a> Headers<'a> {
             "upgrade" => return Err(Reason::MalformedHeader),
             // Servers behind CGI or WSGI read an underscore as a hyphen, so this is a second spelling of one of the above.
             other if other.contains('_') && is_read(&other.replace('_', "-")) => return Err(Reason::MalformedHeader),
-            other => {
-                self.has_own |= other.starts_with(OWN_PREFIX);
-                return Ok(());
-            }
+            _ => return Ok(()),
         };
         if slot.is_some() || (value.contains(',') && comma_means_two(name, repeats)) {
             return Err(Reason::MalformedMultiValue);

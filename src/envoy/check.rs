@@ -34,6 +34,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
+    credential::HeaderNames,
     engine::{Case, Engine, Permit},
     quota::Ledger,
     snapshot::{BoundServer, Caller, Snapshot},
@@ -119,8 +120,6 @@ struct Trail<'a> {
     request_id: Option<&'a str>,
     stream_id: Option<&'a str>,
     requested_version: Option<&'a str>,
-    /// Whether the client sent a header of our own name space.
-    sent_own: bool,
 }
 
 impl Default for Trail<'_> {
@@ -137,7 +136,6 @@ impl Default for Trail<'_> {
             request_id: None,
             stream_id: None,
             requested_version: None,
-            sent_own: false,
         }
     }
 }
@@ -277,7 +275,6 @@ impl<'a, L: Ledger> Run<'a, L> {
         let headers = classify(http, settings.headers).map_err(Denial::built_in)?;
         trail.request_id = headers.request_id.filter(|id| is_correlation_id(id));
         trail.requested_version = headers.mcp_protocol_version;
-        trail.sent_own = headers.has_own;
         let server = self.bind(request, http).map_err(Denial::built_in)?;
         trail.server = Some(server);
         check_origin(server.server, http, &headers).map_err(Denial::built_in)?;
@@ -333,10 +330,7 @@ impl<'a, L: Ledger> Run<'a, L> {
                 Ok(()) => {
                     self.count(trail, None, received);
                     let credential = permit.spend(self.now_ms).await;
-                    let own = trail.sent_own.then(|| own_headers(request)).into_iter().flatten();
-                    let credentials = self.snapshot.credential_headers();
-                    let others = credentials.iter().map(AsRef::as_ref).chain(own);
-                    let others = others.chain(credential_spellings(request, credentials));
+                    let others = guarded_headers(request, self.snapshot.credential_headers());
                     return respond::allow(credential, others, metadata(trail, None));
                 }
             },
@@ -435,27 +429,14 @@ fn classify(http: &HttpRequest, limits: HeaderLimits) -> Result<Headers<'_>, Rea
     Headers::classify(header_lines(http), repeats, limits)
 }
 
-/// Names of our own header space that the client sent.
-fn own_headers(request: &CheckRequest) -> impl Iterator<Item = &str> {
+/// Headers that the client sent and that must not pass: those of our own name space, and those that some server takes for
+/// a credential.
+fn guarded_headers<'a>(request: &'a CheckRequest, credentials: &'a HeaderNames) -> impl Iterator<Item = &'a str> {
     http_of(request)
         .into_iter()
         .flat_map(header_lines)
-        .filter(|(name, _)| name.starts_with(OWN_PREFIX.as_bytes()))
         .filter_map(|(name, _)| std::str::from_utf8(name).ok())
-}
-
-/// Other spellings of credential headers that the client sent: servers behind CGI or WSGI read an underscore as a hyphen,
-/// and might take the client's value for ours.
-fn credential_spellings<'a>(
-    request: &'a CheckRequest,
-    credentials: &'a [Box<str>],
-) -> impl Iterator<Item = &'a str> + use<'a> {
-    let hyphens = |name: &'a str| name.bytes().map(|b| if b == b'_' { b'-' } else { b });
-    http_of(request).into_iter().flat_map(header_lines).filter_map(|(name, _)| std::str::from_utf8(name).ok()).filter(
-        move |name| {
-            credentials.iter().any(|credential| **credential != **name && hyphens(credential).eq(hyphens(name)))
-        },
-    )
+        .filter(|name| name.starts_with(OWN_PREFIX) || credentials.hold(name))
 }
 
 /// A page in a browser may have been made to call a server on the user's own machine or network (DNS rebinding).

@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Binding, Loaded, Snapshot};
 use crate::{
     config::Paths,
-    credential::{Credential, SECRET_BYTES_MAX},
+    credential::{Credential, HeaderNames, SECRET_BYTES_MAX},
     files::{self, DOCUMENT_BYTES_MAX, FileError, Folder, Stamp},
 };
 
@@ -158,10 +158,8 @@ impl Loader {
         self.warn_of_dead_ends(&servers, &grants);
         let grants = grants.grants;
         let grant_policies = grants.iter().map(|grant| find(&policies, grant.policy())).collect();
-        let mut credential_headers: Vec<Box<str>> =
-            bindings.iter().filter_map(|binding| binding.credential.header_name()).map(Box::from).collect();
-        credential_headers.sort_unstable();
-        credential_headers.dedup();
+        let credential_headers =
+            HeaderNames::of(bindings.iter().filter_map(|binding| binding.credential.header_name()));
         let snapshot = Snapshot {
             registry: servers.registry,
             bindings,

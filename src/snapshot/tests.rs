@@ -103,7 +103,7 @@ fn a_caller_gets_the_policy_of_the_grant_else_of_the_server() {
     assert_eq!(snapshot.policies().map(|policy| policy.id().to_string()).collect::<Vec<_>>(), ["p", "q"]);
     assert_eq!((snapshot.servers().count(), snapshot.grants().len()), (2, 2));
     assert_eq!(snapshot.server_names().collect::<Vec<_>>(), ["a", "b"]);
-    assert_eq!(snapshot.credential_headers().iter().map(AsRef::as_ref).collect::<Vec<&str>>(), ["authorization"]);
+    assert!(snapshot.credential_headers().hold("authorization") && !snapshot.credential_headers().hold("cookie"));
     assert!(snapshot.policy("p").is_some() && snapshot.policy("q.test").is_none());
 }
 
