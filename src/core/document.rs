@@ -95,7 +95,7 @@ impl Defect {
 
 impl fmt::Display for Defect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
+        f.write_str(&escape(&self.file))?;
         if let Some(line) = self.line {
             write!(f, ":{line}")?;
         }
@@ -103,8 +103,9 @@ impl fmt::Display for Defect {
         if !self.pointer.is_empty() {
             write!(f, "{}: ", escape(&self.pointer))?;
         }
-        f.write_str(&self.message)?;
-        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, " ({hint})"))
+        // Messages may quote the document, and it goes to terminals and logs line by line.
+        f.write_str(&escape(&self.message))?;
+        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, " ({})", escape(hint)))
     }
 }
 

@@ -212,7 +212,7 @@ fn passes(ok: &OkHttpResponse, http: &HttpRequest) {
     for name in &set {
         assert!(!ok.headers_to_remove.iter().any(|removed| removed.eq_ignore_ascii_case(name)), "{name} is removed");
     }
-    let ours = ["authorization", "cookie", "proxy-authorization", "x-api-key"].map(str::to_owned);
+    let ours = ["authorization", "cookie", "proxy-authorization"].map(str::to_owned);
     let lines = http.header_map.iter().flat_map(|map| map.headers.iter().map(|line| &line.key));
     let names = lines.chain(http.headers.iter().map(|entry| &entry.key));
     let own = names.filter(|name| spelled(name).starts_with("x-mcp-authz-") || spelled(name) == "x-api-key");

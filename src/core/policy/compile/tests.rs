@@ -443,3 +443,12 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_defect_of_a_pattern_is_one_line_without_control_characters() {
+    let text = r#"{"version":"1","default":"deny","tools":{"t":{"require":[{"conditions":[{"path":"args.a","op":"regex","value":"[[:a\n\u001b[31m:]]"}]}]}}}"#;
+    let source = Source { id: "p", file: "p.json", bytes: text.as_bytes(), format: crate::document::Format::Json };
+    let defects = compile(&source, None).unwrap_err();
+    assert_eq!(defects.len(), 1);
+    assert!(!defects[0].to_string().chars().any(char::is_control), "{}", defects[0]);
+}
