@@ -48,7 +48,16 @@ const BEFORE: &[(&str, &str)] = &[
     ("mcp-authz grant revoke", "echo '@@begin changed'\ncall '#agent-log'\n"),
     (
         "kill \"$(cat my-gateway/envoy.pid)\"",
-        "wait_for reloaded 2\necho '@@begin revoked'\ncall '#support'\necho '@@begin pages'\ncurl -sS http://127.0.0.1:9192/nothing\n",
+        r#"wait_for reloaded 2
+echo '@@begin revoked'; call '#support'
+echo '@@begin pages'; curl -sS http://127.0.0.1:9192/nothing
+echo '@@begin before'; curl -sS http://127.0.0.1:9192/config
+printf '%s\n' "$CHANGES" >> my-gateway/config.yaml
+kill -HUP "$(cat my-gateway/mcp-authz.pid)"
+wait_for reloaded 3
+echo '@@begin after'; curl -sS http://127.0.0.1:9192/config
+wait_for has 'only at the next start' my-gateway/mcp-authz.log
+"#,
     ),
 ];
 
@@ -105,6 +114,11 @@ fn clone_into(dir: &Path) {
     fs::write(dir.join("secret"), format!("{SECRET}\n")).unwrap();
 }
 
+/// Sections for the settings file in which every value is another one than the default.
+const CHANGES: &str = r#"limits: {body_bytes_max: 2048, json_depth_max: 9, json_nodes_max: 101, checks_in_flight_max: 5, header_bytes_max: 2048, headers_max: 99, counters_max: 101, reservations_max: 101}
+timeouts: {check_ms: 900, margin_ms: 21, lease_ms: 1001, drain_ms: 9999}
+envoy: {accept_lossy_body: true}"#;
+
 /// Puts free ports in the place of those that the README and the shipped files name.
 fn with_ports(text: &str, ports: &[(&str, u16)]) -> String {
     ports.iter().fold(text.to_owned(), |text, (from, to)| {
@@ -138,7 +152,7 @@ async fn run(dir: &Path, script: &str, fixture_port: u16) -> String {
     let output = fs::File::create(dir.join("output")).unwrap();
     let mut command = tokio::process::Command::new("bash");
     command.arg("steps.sh").current_dir(dir).env("FIXTURE", program).env("FIXTURE_PORT", fixture_port.to_string());
-    command.env_remove("MCP_AUTHZ_CONFIG").process_group(0).kill_on_drop(true);
+    command.env("CHANGES", CHANGES).env_remove("MCP_AUTHZ_CONFIG").process_group(0).kill_on_drop(true);
     command.stdin(Stdio::piped()).stdout(output.try_clone().unwrap()).stderr(output);
     let mut child = command.spawn().unwrap();
     // Dropped at the end of this function, whatever the end is; then the script's watcher ends the whole group.
@@ -228,6 +242,7 @@ async fn the_steps_lead_to_a_guarded_server() {
     assert_said("envoy 0\nmcp-authz 0", part(&said, "ends"));
     assert_eq!(executed(&folder.path().join("seen.jsonl")), ["post_message", "post_message"]);
     assert_pages(part(&said, "pages"));
+    assert_live_settings(part(&said, "before"), part(&said, "after"));
 }
 
 /// The tools that really ran.
@@ -247,4 +262,23 @@ fn assert_pages(said: &str) {
         super::table("Admin port", "page").iter().map(|row| super::spans(&row[0])[0].to_owned()).collect();
     assert_eq!(documented, pages.split(' ').collect::<Vec<_>>());
     assert!(README.contains("Plain HTTP, read-only"));
+}
+
+/// Of the settings that were changed, a reload took over those that the README names.
+fn assert_live_settings(before: &str, after: &str) {
+    let settings = |page: &str| serde_json::from_str::<Value>(page).unwrap()["settings"].clone();
+    let (before, after) = (settings(before), settings(after));
+    let mut taken = Vec::new();
+    for section in ["limits", "timeouts", "envoy"] {
+        for (key, value) in after[section].as_object().unwrap() {
+            if before[section][key] != *value {
+                taken.push(format!("{section}.{key}"));
+            }
+        }
+    }
+    let sentence = README.lines().find(|line| line.starts_with("SIGHUP takes over ")).unwrap();
+    let mut documented = super::spans(sentence);
+    documented.sort_unstable();
+    taken.sort_unstable();
+    assert_eq!(taken, documented);
 }

@@ -243,19 +243,17 @@ fn each_method_is_in_its_group() {
     assert_eq!(documented, all.collect());
 }
 
-/// A policy with one condition on `args.x` of the tool `t`.
-fn one_condition(section: &str, operator: &str, value: &Value) -> Result<Policy, Vec<Defect>> {
-    let rules = json!([{"conditions": [{"path": "args.x", "op": operator, "value": value}]}]);
+/// A policy with one condition in the tool `t`.
+fn one_condition(section: &str, path: &str, operator: &str, value: &Value) -> Result<Policy, Vec<Defect>> {
+    let rules = json!([{"conditions": [{"path": path, "op": operator, "value": value}]}]);
     let document = json!({"version": "1", "default": "deny", "tools": {"t": {section: rules}}}).to_string();
     let source = Source { id: "p", file: "p.json", bytes: document.as_bytes(), format: Format::Json };
     Policy::compile(&source).map(|compiled| compiled.policy)
 }
 
-/// What the condition says of these arguments, and whether its rule denies.
-fn judged(section: &str, operator: &str, value: &Value, arguments: &Value) -> (&'static str, bool) {
-    let policy = one_condition(section, operator, value).unwrap();
-    let text = arguments.to_string();
-    let document = Document::parse(text.as_bytes(), Limits::default()).unwrap();
+/// What the one condition says of these arguments, and whether its rule denies.
+fn judged(policy: &Policy, arguments: &str) -> (&'static str, bool) {
+    let document = Document::parse(arguments.as_bytes(), Limits::default()).unwrap();
     let who = Principal { subject: "s".into(), grant: "g".into() };
     let explanation = policy.explain(&who, "s", "t", Some(document.root()));
     let step = explanation.steps.iter().find(|step| !step.conditions.is_empty()).unwrap();
@@ -288,7 +286,8 @@ fn each_operator_judges_as_the_table_says() {
         let operator = spans(&row[0])[0];
         documented.insert(operator.to_owned());
         let (value, good, other) = operands(operator, &row[1]);
-        let says = |arguments: Value| judged("require", operator, &value, &arguments).0;
+        let policy = one_condition("require", "args.x", operator, &value).unwrap();
+        let says = |arguments: Value| judged(&policy, &arguments.to_string()).0;
         assert_eq!(says(json!({})), row[3], "{operator}: missing");
         assert_eq!(says(json!({"x": null})), row[4], "{operator}: null");
         assert_eq!(says(json!({"x": other})), row[5], "{operator}: other type");
@@ -296,7 +295,7 @@ fn each_operator_judges_as_the_table_says() {
             assert_eq!(says(json!({"x": good})), "holds", "{operator}");
         }
     }
-    let defects = one_condition("require", "zzzzzzzzzz", &json!(1)).unwrap_err();
+    let defects = one_condition("require", "args.x", "zzzzzzzzzz", &json!(1)).unwrap_err();
     let message = defects.iter().find(|defect| defect.message.contains("zzzzzzzzzz")).unwrap().message.clone();
     let (known, _) = message.split_once(", found").unwrap();
     assert_eq!(documented, spans(known).into_iter().map(str::to_owned).collect());
@@ -314,13 +313,31 @@ fn each_truth_leads_where_the_table_says() {
             _ => json!({"x": "6"}),
         };
         for (section, cell) in [("require", &row[1]), ("deny_if", &row[2])] {
-            let (truth, denies) = judged(section, "gt", &json!(5), &arguments);
+            let policy = one_condition(section, "args.x", "gt", &json!(5)).unwrap();
+            let (truth, denies) = judged(&policy, &arguments.to_string());
             assert_eq!((truth, denies), (row[0].as_str(), cell.starts_with("denies")), "{section}");
         }
     }
-    let above = judged("require", "gt", &json!(9_007_199_254_740_992_u64), &json!({"x": 9_007_199_254_740_993_u64}));
-    assert_eq!(above.0, "holds");
-    assert_eq!(judged("require", "eq", &json!(1), &json!({"x": 1.0})).0, "holds");
+}
+
+/// What the list below the tables says of numbers and of paths.
+#[test]
+fn numbers_and_paths_are_judged_as_the_list_says() {
+    for (path, value, arguments, truth) in [
+        ("args.x", 9_007_199_254_740_992_u64, r#"{"x": 9007199254740993}"#, "holds"),
+        ("args.x", 9_007_199_254_740_992, r#"{"x": 9007199254740992.0}"#, "fails"),
+        ("args.x", 42, r#"{"x": 42.00000000000000000001}"#, "cannot be judged"),
+        ("args.x", 5, r#"{"x": 1e308}"#, "cannot be judged"),
+        ("args.x", 5, r#"{"x": 1e-308}"#, "cannot be judged"),
+        ("args.x", 5, r#"{"x": 1e307}"#, "holds"),
+        ("args.x.y", 5, r#"{"x": "{}"}"#, "cannot be judged"),
+        ("args.x.y", 5, r#"{"x": [{"y": 6}]}"#, "cannot be judged"),
+        ("args.x.y", 5, r#"{"x": null}"#, "missing"),
+        ("args.x.y", 5, r#"{"x": {}}"#, "missing"),
+    ] {
+        let policy = one_condition("require", path, "gt", &json!(value)).unwrap();
+        assert_eq!(judged(&policy, arguments).0, truth, "{arguments}");
+    }
 }
 
 #[test]
