@@ -98,8 +98,9 @@ fn listen(value: &Cursor<'_>, folder: &Path, exposure: Exposure) -> Option<Liste
 }
 
 fn grpc_address(value: &Cursor<'_>, folder: &Path) -> Option<GrpcAddress> {
-    /// `sockaddr_un` has room for 107 bytes and a NUL.
-    const SOCKET_PATH_BYTES_MAX: usize = 107;
+    /// `sockaddr_un` has room for 107 bytes and a NUL; the socket is made under this name with a dot and the process id, and
+    /// takes its own name once it is ready.
+    const SOCKET_PATH_BYTES_MAX: usize = 96;
     let text = value.string()?;
     let address = if let Some(rest) = text.strip_prefix("tcp://") {
         socket_address(rest).map(GrpcAddress::Tcp)

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{AuditSink, Config};
+use super::{AuditSink, Config, LogFormat, LogLevel};
 
 impl Config {
     /// Every setting with its default filled in. Holds no secret, since settings hold none.
@@ -18,6 +18,7 @@ impl Config {
             },
             "tls": self.tls.as_ref().map(|tls| json!({
                 "certificate": text(&tls.certificate),
+                "key": text(&tls.key),
                 "client_ca": tls.clients.as_ref().map(|clients| text(&clients.ca)),
                 "allowed_sans": tls.clients.as_ref().map(|clients| &clients.allowed_sans),
             })),
@@ -53,6 +54,18 @@ impl Config {
                 },
                 "fail_closed": self.audit.fail_closed,
                 "buffer_bytes_max": self.audit.buffer_bytes_max,
+            },
+            "log": {
+                "level": match self.log.level {
+                    LogLevel::Debug => "debug",
+                    LogLevel::Error => "error",
+                    LogLevel::Info => "info",
+                    LogLevel::Warn => "warn",
+                },
+                "format": match self.log.format {
+                    LogFormat::Json => "json",
+                    LogFormat::Text => "text",
+                },
             },
         })
     }

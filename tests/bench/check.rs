@@ -40,7 +40,7 @@ fn main() -> anyhow::Result<ExitCode> {
         return servers::run(kind, endpoints).map(|()| ExitCode::SUCCESS);
     }
     if let ["scene", folder] = &arguments[..] {
-        return scene::write(std::path::Path::new(folder)).map(|_| ExitCode::SUCCESS);
+        return scene::write(std::path::Path::new(folder), scene::Crowd::NONE).map(|_| ExitCode::SUCCESS);
     }
     if let ["drive", endpoint, body_bytes, count] = &arguments[..] {
         return report::drive(&endpoint.parse()?, body_bytes.parse()?, count.parse()?).map(|()| ExitCode::SUCCESS);

@@ -51,8 +51,11 @@ pub(crate) fn run(out: &mut impl Write) -> anyhow::Result<()> {
             .each_ref()
             .map(|message| time(|| envoy_types::pb::envoy::service::auth::v3::CheckRequest::decode(message.clone()))),
     )?;
-    let adapter = Whole::new()?;
+    let adapter = Whole::new(scene::Crowd::NONE)?;
     row(out, "whole Check in process", messages.each_ref().map(|message| time(|| adapter.check(message))))?;
+    let crowded = Whole::new(scene::Crowd::LARGE)?;
+    let name = "… beside 100,000 grants, 10,000 servers and policies";
+    row(out, name, messages.each_ref().map(|message| time(|| crowded.check(message))))?;
     writeln!(out, "\n| piece | 1 rule | 100 rules | 10,000 rules |\n|---|---|---|---|")?;
     let policies = [1, 100, 10_000].map(scene::policy);
     let figures = policies.each_ref().map(|policy| decide(policy));
@@ -86,9 +89,9 @@ struct Whole {
 }
 
 impl Whole {
-    fn new() -> anyhow::Result<Self> {
+    fn new(crowd: scene::Crowd) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
-        let config = match Config::load(&scene::write(folder.path())?) {
+        let config = match Config::load(&scene::write(folder.path(), crowd)?) {
             Ok(config) => config,
             Err(defects) => bail!("the configuration has {} defects", defects.len()),
         };

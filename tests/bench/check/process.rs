@@ -32,7 +32,7 @@ impl Server {
 
     /// Starts `mcp-authz serve` with everything switched on: grants, policy, limits, audit records and metrics.
     pub(crate) fn start_real(folder: &Path) -> anyhow::Result<Self> {
-        let config = crate::scene::write(folder)?;
+        let config = crate::scene::write(folder, crate::scene::Crowd::NONE)?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-authz"));
         command.arg("serve").arg("--config").arg(config).stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot start mcp-authz")?;
