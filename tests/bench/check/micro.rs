@@ -97,9 +97,13 @@ impl Whole {
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let metrics = Metrics::new(&mut Registry::default(), clock.now_ms());
-        let state = match State::load(&config.paths, clock.now_ms()) {
-            Ok((state, _)) => Arc::new(state),
-            Err(defects) => bail!("the configuration has {} defects", defects.len()),
+        // As in `serve`, another thread loads than decides: what loading leaves behind in the allocator stays there.
+        let now_ms = clock.now_ms();
+        let paths = config.paths.clone();
+        let state = match std::thread::spawn(move || State::load(&paths, now_ms)).join() {
+            Ok(Ok((state, _))) => Arc::new(state),
+            Ok(Err(defects)) => bail!("the configuration has {} defects", defects.len()),
+            Err(_) => bail!("loading panicked"),
         };
         let bounds =
             Bounds { counters_max: config.limits.counters_max, reservations_max: config.limits.reservations_max };
