@@ -7,7 +7,6 @@ mod read;
 mod shown;
 
 use std::{
-    fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -19,7 +18,14 @@ use mcp_authz_core::{
     json,
 };
 
-use crate::files;
+use crate::{
+    envoy::server::Endpoint,
+    files,
+    telemetry::{
+        audit::Sink,
+        log::{self, Level},
+    },
+};
 
 /// Everything the process is told, checked.
 #[derive(Clone, Debug)]
@@ -48,27 +54,9 @@ pub struct Config {
 #[derive(Clone, Debug)]
 pub struct Listen {
     /// For Envoy's Checks: one or more, all different.
-    pub grpc: Vec<GrpcAddress>,
+    pub grpc: Vec<Endpoint>,
     /// For probes, metrics and people. Port 0 lets the system pick.
     pub admin: SocketAddr,
-}
-
-/// An address that Envoy connects to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum GrpcAddress {
-    /// `tcp://host:port`; port 0 lets the system pick.
-    Tcp(SocketAddr),
-    /// `unix:///path`
-    Unix(PathBuf),
-}
-
-impl fmt::Display for GrpcAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            GrpcAddress::Tcp(address) => write!(f, "tcp://{address}"),
-            GrpcAddress::Unix(path) => write!(f, "unix://{}", path.display()),
-        }
-    }
 }
 
 /// TLS of the `tcp://` listeners.
@@ -176,55 +164,20 @@ pub struct Envoy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Audit {
     /// Where records go.
-    pub sink: AuditSink,
+    pub sink: Sink,
     /// Whether a call is denied when its record cannot be kept.
     pub fail_closed: bool,
     /// Bytes of records that wait for the sink: 64 KiB to 1 GiB, default 4 MiB.
     pub buffer_bytes_max: usize,
 }
 
-/// Where audit records go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AuditSink {
-    /// Appended to this file.
-    File(PathBuf),
-    /// Nowhere.
-    None,
-    /// Standard error, between the diagnostics.
-    Stderr,
-    /// Standard output.
-    Stdout,
-}
-
 /// Diagnostics on standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {
     /// The least serious messages that are written.
-    pub level: LogLevel,
+    pub level: Level,
     /// How a message is written.
-    pub format: LogFormat,
-}
-
-/// How serious a message is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogLevel {
-    /// Per call.
-    Debug,
-    /// Someone must act.
-    Error,
-    /// Life cycle and changes of policy.
-    Info,
-    /// Something went wrong and was mended.
-    Warn,
-}
-
-/// How a message is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One JSON object a line.
-    Json,
-    /// One line for people.
-    Text,
+    pub format: log::Format,
 }
 
 const SECTIONS: &[&str] =

@@ -24,11 +24,11 @@ use tokio::{
 use crate::{
     admin::{self, AdminView, Readiness, router},
     clock::{Clock, SystemClock},
-    config::{self, AuditSink as AuditPlace, Config, GrpcAddress, Limits, LogFormat, LogLevel, Paths},
+    config::{self, Config, Limits, Paths},
     engine::Engine,
     envoy::{
         check::{Adapter, LiveSettings, Settings as CheckSettings},
-        server::{Drained, Endpoint, Event, Observer, Server, Settings as ServerSettings},
+        server::{Drained, Event, Observer, Server, Settings as ServerSettings},
         tls::{Tls, TlsSettings},
     },
     quota::{
@@ -37,8 +37,8 @@ use crate::{
     },
     state::{Reloaded, State},
     telemetry::{
-        audit::{AuditSink, Sink, WhenUnavailable},
-        log::{self, Format, Level, LogError, LogGuard},
+        audit::{AuditSink, WhenUnavailable},
+        log,
         metrics::{ErrorKind, Metrics, ReservationOutcome},
     },
 };
@@ -68,7 +68,7 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(config) => config,
         Err(defects) => return refuse(&defects),
     };
-    let log = match start_log(config.log) {
+    let log = match log::init(config.log.level, config.log.format) {
         Ok(log) => log,
         Err(error) => return say(&format!("mcp-authz: {}", chain(&error))),
     };
@@ -79,20 +79,6 @@ pub fn run(args: &Args) -> ExitCode {
     let code = runtime.block_on(serve(&args.config, config)).map_or_else(|code| code, |()| ExitCode::SUCCESS);
     drop(log);
     code
-}
-
-fn start_log(config: config::Log) -> Result<LogGuard, LogError> {
-    let level = match config.level {
-        LogLevel::Debug => Level::Debug,
-        LogLevel::Error => Level::Error,
-        LogLevel::Info => Level::Info,
-        LogLevel::Warn => Level::Warn,
-    };
-    let format = match config.format {
-        LogFormat::Json => Format::Json,
-        LogFormat::Text => Format::Text,
-    };
-    log::init(level, format)
 }
 
 /// Every defect on standard error, then the status for bad configuration.
@@ -192,14 +178,8 @@ fn warn_of(warnings: &[Defect]) {
 }
 
 fn open_audit(audit: &config::Audit, metrics: &Metrics) -> Result<Arc<AuditSink>, ExitCode> {
-    let sink = match &audit.sink {
-        AuditPlace::File(path) => Sink::File(path.clone()),
-        AuditPlace::None => Sink::None,
-        AuditPlace::Stderr => Sink::Stderr,
-        AuditPlace::Stdout => Sink::Stdout,
-    };
     let when = if audit.fail_closed { WhenUnavailable::Deny } else { WhenUnavailable::Count };
-    let opened = AuditSink::open(&sink, when, audit.buffer_bytes_max, metrics.clone());
+    let opened = AuditSink::open(&audit.sink, when, audit.buffer_bytes_max, metrics.clone());
     opened.map(Arc::new).map_err(|error| fail("the audit sink", &error))
 }
 
@@ -218,17 +198,12 @@ fn load_tls(config: &Config) -> Result<Option<Arc<Tls>>, ExitCode> {
 }
 
 async fn bind(config: &Config, tls: Option<Arc<Tls>>, metrics: &Metrics) -> Result<Server, ExitCode> {
-    let endpoint = |address: &GrpcAddress| match address {
-        GrpcAddress::Tcp(address) => Endpoint::Tcp(*address),
-        GrpcAddress::Unix(path) => Endpoint::Unix(path.clone()),
-    };
-    let endpoints: Vec<Endpoint> = config.listen.grpc.iter().map(endpoint).collect();
     let settings = ServerSettings {
         message_bytes_max: config.limits.body_bytes_max.saturating_add(MESSAGE_HEADROOM_BYTES),
         drain: config.timeouts.drain,
         ..ServerSettings::default()
     };
-    let server = Server::bind(&endpoints, tls, settings, observer(metrics.clone())).await;
+    let server = Server::bind(&config.listen.grpc, tls, settings, observer(metrics.clone())).await;
     let server = server.map_err(|error| fail("a gRPC listener", &error))?;
     for endpoint in server.endpoints() {
         tracing::info!(service = "grpc", address = %endpoint, "Listening.");

@@ -8,9 +8,13 @@ use std::{
 
 use mcp_authz_core::document::{Cursor, Fields, quoted};
 
-use super::{
-    Audit, AuditSink, Config, Envoy, GrpcAddress, Limits, Listen, Log, LogFormat, LogLevel, Paths, Timeouts, Tls,
-    TlsClients,
+use super::{Audit, Config, Envoy, Limits, Listen, Log, Paths, Timeouts, Tls, TlsClients};
+use crate::{
+    envoy::server::Endpoint,
+    telemetry::{
+        audit::Sink,
+        log::{self, Level},
+    },
 };
 
 pub(super) fn config(fields: &Fields<'_>, folder: &Path) -> Option<Config> {
@@ -54,7 +58,7 @@ enum Exposure {
 fn listen(value: &Cursor<'_>, folder: &Path, exposure: Exposure) -> Option<Listen> {
     const ADDRESSES_MAX: usize = 16;
     let fields = value.fields(&["grpc", "admin"])?;
-    let mut grpc: Vec<GrpcAddress> = Vec::new();
+    let mut grpc: Vec<Endpoint> = Vec::new();
     if let Some(list) = fields.required("grpc") {
         let items = list.items().unwrap_or_default();
         if list.is_empty_list() {
@@ -64,7 +68,7 @@ fn listen(value: &Cursor<'_>, folder: &Path, exposure: Exposure) -> Option<Liste
         }
         for item in items {
             let Some(address) = grpc_address(&item, folder) else { continue };
-            if let GrpcAddress::Tcp(tcp) = &address
+            if let Endpoint::Tcp(tcp) = &address
                 && !tcp.ip().is_loopback()
                 && exposure == Exposure::LoopbackOnly
             {
@@ -73,7 +77,7 @@ fn listen(value: &Cursor<'_>, folder: &Path, exposure: Exposure) -> Option<Liste
                     "set `tls.client_ca`, listen on 127.0.0.1 or a Unix socket, or set `danger_plaintext_tcp: true`",
                 );
             }
-            let picked_by_system = matches!(&address, GrpcAddress::Tcp(tcp) if tcp.port() == 0);
+            let picked_by_system = matches!(&address, Endpoint::Tcp(tcp) if tcp.port() == 0);
             if grpc.contains(&address) && !picked_by_system {
                 item.defect(format!("{} is listed twice", quoted(&address.to_string())));
             }
@@ -90,31 +94,31 @@ fn listen(value: &Cursor<'_>, folder: &Path, exposure: Exposure) -> Option<Liste
         }
         address
     });
-    let clash = |address: &SocketAddr| address.port() != 0 && grpc.contains(&GrpcAddress::Tcp(*address));
+    let clash = |address: &SocketAddr| address.port() != 0 && grpc.contains(&Endpoint::Tcp(*address));
     if admin.as_ref().is_some_and(clash) {
         value.defect("`admin` and `grpc` cannot listen on the same address");
     }
     Some(Listen { grpc, admin: admin? })
 }
 
-fn grpc_address(value: &Cursor<'_>, folder: &Path) -> Option<GrpcAddress> {
+fn grpc_address(value: &Cursor<'_>, folder: &Path) -> Option<Endpoint> {
     /// `sockaddr_un` has room for 107 bytes and a NUL; the socket is made under this name with a dot and the process id, and
     /// takes its own name once it is ready.
     const SOCKET_PATH_BYTES_MAX: usize = 96;
     let text = value.string()?;
     let address = if let Some(rest) = text.strip_prefix("tcp://") {
-        socket_address(rest).map(GrpcAddress::Tcp)
+        socket_address(rest).map(Endpoint::Tcp)
     } else {
         text.strip_prefix("unix://")
             .filter(|path| !path.is_empty() && !path.contains('\0'))
-            .map(|path| GrpcAddress::Unix(folder.join(path)))
+            .map(|path| Endpoint::Unix(folder.join(path)))
     };
     match &address {
         None => value.defect_with_hint(
             format!("{} is no address to listen on", quoted(text)),
             "such as `tcp://127.0.0.1:9191` or `unix:///run/mcp-authz/authz.sock`",
         ),
-        Some(GrpcAddress::Unix(path)) if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX => {
+        Some(Endpoint::Unix(path)) if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX => {
             value.defect(format!("the path of a socket has at most {SOCKET_PATH_BYTES_MAX} bytes"));
         }
         Some(_) => {}
@@ -284,22 +288,22 @@ fn envoy(parent: &Fields<'_>) -> Option<Envoy> {
 
 fn audit(parent: &Fields<'_>, folder: &Path) -> Option<Audit> {
     let section = Section::of(parent, "audit", &["sink", "fail_closed", "buffer_bytes_max"])?;
-    let sink = section.optional("sink").map_or(Some(AuditSink::Stdout), |value| sink(&value, folder));
+    let sink = section.optional("sink").map_or(Some(Sink::Stdout), |value| sink(&value, folder));
     let fail_closed = section.flag("fail_closed");
     let buffer_bytes_max = section.size("buffer_bytes_max", 4_194_304, 65_536, 1_073_741_824);
-    if sink == Some(AuditSink::None) && fail_closed == Some(true) {
+    if sink == Some(Sink::None) && fail_closed == Some(true) {
         section.defect("`fail_closed` with the sink `none` would deny every call");
     }
     Some(Audit { sink: sink?, fail_closed: fail_closed?, buffer_bytes_max: buffer_bytes_max? })
 }
 
-fn sink(value: &Cursor<'_>, folder: &Path) -> Option<AuditSink> {
+fn sink(value: &Cursor<'_>, folder: &Path) -> Option<Sink> {
     match value.non_empty()? {
-        "none" => Some(AuditSink::None),
-        "stderr" => Some(AuditSink::Stderr),
-        "stdout" => Some(AuditSink::Stdout),
+        "none" => Some(Sink::None),
+        "stderr" => Some(Sink::Stderr),
+        "stdout" => Some(Sink::Stdout),
         // A misspelt word must not become a file of that name.
-        text if text.contains(['/', '.']) => path(value, folder).map(AuditSink::File),
+        text if text.contains(['/', '.']) => path(value, folder).map(Sink::File),
         text => {
             value.defect_with_hint(
                 format!("expected `stdout`, `stderr`, `none` or a path, found {}", quoted(text)),
@@ -316,10 +320,10 @@ fn log(parent: &Fields<'_>) -> Option<Log> {
         section.optional("level").map_or(Some("info"), |value| value.one_of(&["error", "warn", "info", "debug"]));
     let format = section.optional("format").map_or(Some("text"), |value| value.one_of(&["text", "json"]));
     let level = match level? {
-        "error" => LogLevel::Error,
-        "warn" => LogLevel::Warn,
-        "debug" => LogLevel::Debug,
-        _ => LogLevel::Info,
+        "error" => Level::Error,
+        "warn" => Level::Warn,
+        "debug" => Level::Debug,
+        _ => Level::Info,
     };
-    Some(Log { level, format: if format? == "json" { LogFormat::Json } else { LogFormat::Text } })
+    Some(Log { level, format: if format? == "json" { log::Format::Json } else { log::Format::Text } })
 }

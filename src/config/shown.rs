@@ -4,7 +4,11 @@ use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{AuditSink, Config, LogFormat, LogLevel};
+use super::Config;
+use crate::telemetry::{
+    audit::Sink,
+    log::{self, Level},
+};
 
 impl Config {
     /// Every setting with its default filled in. Holds no secret, since settings hold none.
@@ -47,24 +51,24 @@ impl Config {
             "envoy": { "accept_lossy_body": self.envoy.accept_lossy_body },
             "audit": {
                 "sink": match &self.audit.sink {
-                    AuditSink::File(path) => text(path),
-                    AuditSink::None => "none".to_owned(),
-                    AuditSink::Stderr => "stderr".to_owned(),
-                    AuditSink::Stdout => "stdout".to_owned(),
+                    Sink::File(path) => text(path),
+                    Sink::None => "none".to_owned(),
+                    Sink::Stderr => "stderr".to_owned(),
+                    Sink::Stdout => "stdout".to_owned(),
                 },
                 "fail_closed": self.audit.fail_closed,
                 "buffer_bytes_max": self.audit.buffer_bytes_max,
             },
             "log": {
                 "level": match self.log.level {
-                    LogLevel::Debug => "debug",
-                    LogLevel::Error => "error",
-                    LogLevel::Info => "info",
-                    LogLevel::Warn => "warn",
+                    Level::Debug => "debug",
+                    Level::Error => "error",
+                    Level::Info => "info",
+                    Level::Warn => "warn",
                 },
                 "format": match self.log.format {
-                    LogFormat::Json => "json",
-                    LogFormat::Text => "text",
+                    log::Format::Json => "json",
+                    log::Format::Text => "text",
                 },
             },
         })

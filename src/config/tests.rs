@@ -23,7 +23,7 @@ fn defects_with(more: &str) -> Vec<String> {
 #[test]
 fn every_setting_has_its_default() {
     let config = with("");
-    assert_eq!(config.listen.grpc, [GrpcAddress::Tcp("127.0.0.1:0".parse().unwrap())]);
+    assert_eq!(config.listen.grpc, [Endpoint::Tcp("127.0.0.1:0".parse().unwrap())]);
     assert!(config.tls.is_none());
     assert_eq!(config.paths.policies, Path::new("/etc/x/policies"));
     assert_eq!(config.paths.servers, Path::new("/etc/x/servers.yaml"));
@@ -43,8 +43,8 @@ fn every_setting_has_its_default() {
     let timeouts = [config.timeouts.check, config.timeouts.margin, config.timeouts.lease, config.timeouts.drain];
     assert_eq!(timeouts.map(|time| time.as_millis()), [1_000, 20, 120_000, 10_000]);
     assert!(!config.envoy.accept_lossy_body);
-    assert_eq!(config.audit, Audit { sink: AuditSink::Stdout, fail_closed: false, buffer_bytes_max: 4_194_304 });
-    assert_eq!(config.log, Log { level: LogLevel::Info, format: LogFormat::Text });
+    assert_eq!(config.audit, Audit { sink: Sink::Stdout, fail_closed: false, buffer_bytes_max: 4_194_304 });
+    assert_eq!(config.log, Log { level: Level::Info, format: log::Format::Text });
 }
 
 #[test]
@@ -80,8 +80,8 @@ log: {level: debug, format: json}
     assert_eq!((config.limits.json().depth_max, config.limits.headers().count_max), (8, 10));
     assert_eq!(config.timeouts.margin, Duration::from_millis(9));
     assert!(config.envoy.accept_lossy_body && config.audit.fail_closed);
-    assert_eq!(config.audit.sink, AuditSink::File("/etc/x/audit.jsonl".into()));
-    assert_eq!(config.log, Log { level: LogLevel::Debug, format: LogFormat::Json });
+    assert_eq!(config.audit.sink, Sink::File("/etc/x/audit.jsonl".into()));
+    assert_eq!(config.log, Log { level: Level::Debug, format: log::Format::Json });
 }
 
 #[test]

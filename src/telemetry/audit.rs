@@ -28,19 +28,6 @@ pub enum Sink {
     Stdout,
 }
 
-impl Sink {
-    /// Reads the setting `audit.sink`: `stdout`, `stderr`, `none` or a path.
-    #[must_use]
-    pub fn parse(text: &str) -> Self {
-        match text {
-            "none" => Self::None,
-            "stderr" => Self::Stderr,
-            "stdout" => Self::Stdout,
-            path => Self::File(PathBuf::from(path)),
-        }
-    }
-}
-
 /// What happens to a decision whose record cannot be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenUnavailable {

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use mcp_authz::{
-    config::{Config, Log, LogFormat, LogLevel},
+    config::{Config, Log},
+    telemetry::log::{Format as LogFormat, Level as LogLevel},
     telemetry::metrics::{METHODS, Metrics, Verdict},
 };
 use mcp_authz_core::{

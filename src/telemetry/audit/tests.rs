@@ -25,14 +25,6 @@ fn counts(registry: &Registry) -> [u64; 3] {
 }
 
 #[test]
-fn settings_name_sinks() {
-    assert_eq!(Sink::parse("stdout"), Sink::Stdout);
-    assert_eq!(Sink::parse("stderr"), Sink::Stderr);
-    assert_eq!(Sink::parse("none"), Sink::None);
-    assert_eq!(Sink::parse("/var/log/audit.jsonl"), Sink::File("/var/log/audit.jsonl".into()));
-}
-
-#[test]
 fn a_file_is_private_appended_to_and_rotated() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.jsonl");
