@@ -14,27 +14,12 @@ pub use cursor::{Cursor, Fields, Report, Site, suggestion};
 
 use crate::{
     decision::pointer,
-    json::{self, JsonDefect, JsonError},
+    json::{self, JsonDefect, JsonError, Limits},
     text::is_unsafe,
 };
 
-/// Bounds on one document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of text.
-    pub bytes_max: usize,
-    /// Nested lists and maps; the top level counts as one.
-    pub depth_max: usize,
-    /// Values in all.
-    pub nodes_max: usize,
-}
-
-impl Default for Limits {
-    /// 1 MiB, 32 levels, 100,000 values.
-    fn default() -> Self {
-        Self { bytes_max: 1_048_576, depth_max: 32, nodes_max: 100_000 }
-    }
-}
+/// Bounds on one document: 1 MiB, 32 levels, 100,000 values. What people write nests less than what agents send.
+pub const LIMITS: Limits = Limits { bytes_max: 1_048_576, depth_max: 32, nodes_max: 100_000 };
 
 /// The syntax of a document, known by the extension of its file name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,12 +135,12 @@ impl Shape {
     }
 }
 
-/// Reads one document within the default [`Limits`].
+/// Reads one document within [`LIMITS`].
 ///
 /// # Errors
 /// Every defect of syntax, in the order of the lines.
 pub fn parse(file: &str, bytes: &[u8], format: Format) -> Result<Node, Vec<Defect>> {
-    let Parsed { root, defects } = read(&Arc::from(file), bytes, format, Limits::default());
+    let Parsed { root, defects } = read(&Arc::from(file), bytes, format, LIMITS);
     match root {
         Some(root) if defects.is_empty() => Ok(root),
         Some(_) | None => Err(defects),
@@ -237,8 +222,7 @@ fn drop_equal_keys(file: &Arc<str>, node: &mut Node, at: &str, defects: &mut Vec
 }
 
 fn read_json(file: &Arc<str>, text: &str, limits: Limits) -> Parsed {
-    let bounds = json::Limits { bytes_max: limits.bytes_max, depth_max: limits.depth_max, nodes_max: limits.nodes_max };
-    match json::Document::parse_with_equal_names(text.as_bytes(), bounds) {
+    match json::Document::parse_with_equal_names(text.as_bytes(), limits) {
         Ok(document) => {
             let mut lines = Lines { text, at: 0, line: 1 };
             let root = document.root();

@@ -6,8 +6,9 @@
 
 use std::borrow::Cow;
 
-use crate::document::{Cursor, Defect, Fields, Format, Limits, Node, Report, Shape, quoted};
+use crate::document::{Cursor, Defect, Fields, Format, Node, Report, Shape, quoted};
 use crate::http::Headers;
+use crate::json::Limits;
 use crate::json::Value;
 use crate::text::push_json_string;
 

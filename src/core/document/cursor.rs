@@ -7,8 +7,9 @@ use std::{
     sync::Arc,
 };
 
-use super::{Defect, Format, Limits, Node, Shape, quoted};
+use super::{Defect, Format, LIMITS, Node, Shape, quoted};
 use crate::decision::pointer;
+use crate::json::Limits;
 
 /// Beyond this many findings a report only counts: nobody reads them, and a hostile file could ask for millions.
 const FINDINGS_MAX: usize = 1_000;
@@ -29,10 +30,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// Reads the syntax of a document within the default [`Limits`].
+    /// Reads the syntax of a document within [`LIMITS`](super::LIMITS).
     #[must_use]
     pub fn read(file: &str, bytes: &[u8], format: Format) -> Self {
-        Self::read_within(file, bytes, format, Limits::default())
+        Self::read_within(file, bytes, format, LIMITS)
     }
 
     /// Reads the syntax of a document.

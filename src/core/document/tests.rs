@@ -182,7 +182,7 @@ fn the_depth_limit_is_exact() {
 
 #[test]
 fn the_node_limit_is_exact() {
-    let limits = Limits { nodes_max: 5, ..Limits::default() };
+    let limits = Limits { nodes_max: 5, ..LIMITS };
     let defects = |text: &str, format| read(&Arc::from("f"), text.as_bytes(), format, limits).defects;
     for format in [Format::Json, Format::Yaml] {
         assert!(defects("[1, 2, 3, 4]", format).is_empty());

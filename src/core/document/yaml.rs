@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, Span};
 
-use super::{Defect, Limits, Node, Parsed, Shape, depth_message, nodes_message};
+use super::{Defect, Node, Parsed, Shape, depth_message, nodes_message};
 use crate::decision::pointer;
+use crate::json::Limits;
 
 /// After so many defects of syntax a document is not worth reading on.
 const DEFECTS_MAX: usize = 100;

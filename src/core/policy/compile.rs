@@ -9,7 +9,8 @@ use super::condition::{Compat, Condition, Path, Test};
 use super::limit::{Amount, Limit, Scope};
 use super::{Compiled, Conditions, Entry, Policy, Section, Source, Tool, Unlisted, default_message};
 use crate::decision::{Denial, PolicyDigest, Reason, Rule, Window, pointer};
-use crate::document::{Cursor, Defect, Fields, Limits, Report, quoted};
+use crate::document::{self, Cursor, Defect, Fields, Report, quoted};
+use crate::json::Limits;
 use crate::number::AMOUNT_MAX;
 
 /// Bytes of a policy document.
@@ -64,7 +65,7 @@ const PLANNED: &[&str] = &[
 ];
 
 pub(super) fn compile(source: &Source<'_>, forced: Option<Compat>) -> Result<Compiled, Vec<Defect>> {
-    let limits = Limits { bytes_max: POLICY_BYTES_MAX, nodes_max: POLICY_NODES_MAX, ..Limits::default() };
+    let limits = Limits { bytes_max: POLICY_BYTES_MAX, nodes_max: POLICY_NODES_MAX, ..document::LIMITS };
     let report = Report::read_within(source.file, source.bytes, source.format, limits);
     let policy = report.root().and_then(|root| read_policy(&root, source, forced));
     let (defects, warnings) = report.finish();
