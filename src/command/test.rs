@@ -71,6 +71,10 @@ struct Tester {
 
 impl Tester {
     fn path(&mut self, path: &Path, out: &mut impl Write, err: &mut impl Write) -> io::Result<()> {
+        if !path.exists() {
+            self.unreadable = true;
+            return writeln!(err, "{}: no such file or folder", path.display());
+        }
         if !path.is_dir() {
             return self.file(path, out, err);
         }

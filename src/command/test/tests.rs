@@ -77,3 +77,10 @@ fn what_cannot_be_read_is_status_64() {
     assert_eq!(status, code(USAGE));
     assert!(err.contains("did you mean `suites`?") && err.contains("mcp-policy-cases/1"), "{err}");
 }
+
+#[test]
+fn a_path_that_is_not_there_is_said_to_be_missing() {
+    let (status, out, err) = run_on(&[], &["nothere"], false);
+    assert_eq!((status, err.as_str()), (code(USAGE), "nothere: no such file or folder\n"));
+    assert_eq!(out, "0 passed, 0 failed\n");
+}
