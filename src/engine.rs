@@ -3,17 +3,18 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use mcp_authz_core::{
-    decision::{Charge, Decision, Denial, Reason},
+    decision::{Decision, Denial, Reason},
     judge::judge,
     mcp::Message,
     policy::{Policy, no_policy},
     principal::Principal,
+    quota::Charge,
 };
 use tokio::time::Instant;
 
 use crate::{
     credential::Credential,
-    quota::{self, Ledger, LedgerError, OnLeak, Reservation, ReservationId, Reserve},
+    quota::{self, Ledger, LedgerError, OnLeak, Reservation, ReservationId, Reserve, Ticket},
     telemetry::metrics::{Metrics, ReservationOutcome},
 };
 
@@ -39,14 +40,14 @@ pub struct Case<'a> {
 /// Decides and reserves.
 pub struct Engine<L: Ledger> {
     ledger: Arc<L>,
-    lease: Duration,
+    hold: Duration,
     on_leak: OnLeak,
     metrics: Metrics,
 }
 
 impl<L: Ledger> fmt::Debug for Engine<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine").field("lease", &self.lease).finish_non_exhaustive()
+        f.debug_struct("Engine").field("hold", &self.hold).finish_non_exhaustive()
     }
 }
 
@@ -54,16 +55,15 @@ impl<L: Ledger> fmt::Debug for Engine<L> {
 /// are private and only [`Engine::check`] makes one, so no adapter can build an OK any other way.
 ///
 /// ```compile_fail,E0451
-/// # use mcp_authz::{engine::Permit, quota::Ledger, credential::Credential, telemetry::metrics::Metrics};
-/// fn forge<'s, L: Ledger>(credential: &'s Credential, metrics: &'s Metrics) -> Permit<'s, L> {
-///     Permit { reservation: None, credential, metrics }
+/// # use mcp_authz::{engine::Permit, quota::Ledger, credential::Credential};
+/// fn forge<'s, L: Ledger>(credential: &'s Credential) -> Permit<'s, L> {
+///     Permit { reservation: None, credential }
 /// }
 /// ```
 #[must_use = "a permit owns a reservation"]
 pub struct Permit<'s, L: Ledger> {
     reservation: Option<Reservation<L>>,
     credential: &'s Credential,
-    metrics: &'s Metrics,
 }
 
 impl<L: Ledger> fmt::Debug for Permit<'_, L> {
@@ -73,27 +73,17 @@ impl<L: Ledger> fmt::Debug for Permit<'_, L> {
 }
 
 impl<'s, L: Ledger> Permit<'s, L> {
-    /// Takes the permit apart at the last moment before the answer is written, and spends its units. Until then a dropped
-    /// permit, because the caller hung up, gives its units back.
-    ///
-    /// No response path settles reservations yet, so handing the permit over is what counts as the call: an answer that
-    /// Envoy throws away after this moment stays spent.
-    pub async fn spend(self, now_ms: u64) -> &'s Credential {
-        if let Some(reservation) = self.reservation {
-            match reservation.commit(now_ms).await {
-                Ok(_) => self.metrics.reservations(ReservationOutcome::Committed, 1),
-                // The leak callback has been told to commit by id; the units count as spent either way.
-                Err(error) => tracing::warn!(%error, "A reservation could not be committed; its units count as spent."),
-            }
-        }
-        self.credential
+    /// Takes the permit apart at the last moment before the answer is written. Until then a dropped permit, because the caller
+    /// hung up, gives its units back; from now on they count as spent unless whoever sees the response finishes the ticket.
+    pub fn hand_over(self) -> (&'s Credential, Option<Ticket>) {
+        (self.credential, self.reservation.and_then(Reservation::into_ticket))
     }
 }
 
 impl<L: Ledger> Engine<L> {
     /// An engine over that ledger. `on_leak` is told of reservations that were dropped without an end.
-    pub fn new(ledger: Arc<L>, lease: Duration, on_leak: OnLeak, metrics: Metrics) -> Self {
-        Self { ledger, lease, on_leak, metrics }
+    pub fn new(ledger: Arc<L>, hold: Duration, on_leak: OnLeak, metrics: Metrics) -> Self {
+        Self { ledger, hold, on_leak, metrics }
     }
 
     /// Judges, reserves and binds the server's credential, in that order; gives the reservation back when a later step
@@ -107,20 +97,28 @@ impl<L: Ledger> Engine<L> {
             Decision::Proceed(charges) => charges,
         };
         let reservation = if charges.is_empty() { None } else { self.reserve(case, &charges).await? };
-        Ok(Permit { reservation, credential, metrics: &self.metrics })
+        Ok(Permit { reservation, credential })
     }
 
     async fn reserve(&self, case: &Case<'_>, charges: &[Charge]) -> Result<Option<Reservation<L>>, Denial> {
         let id = ReservationId::from_envoy(case.stream_id).map_err(|error| unavailable(&error))?;
-        let reserve = quota::reserve(&self.ledger, id, charges, case.now_ms, self.lease, Arc::clone(&self.on_leak));
+        let reserve = quota::reserve(&self.ledger, id, charges, self.hold, case.deadline, Arc::clone(&self.on_leak));
         let (outcome, answer) = match tokio::time::timeout_at(case.deadline, reserve).await {
             Err(_) => (ReservationOutcome::Unavailable, Err(Denial::built_in(Reason::Deadline))),
             Ok(Err(error)) => (ReservationOutcome::Unavailable, Err(unavailable(&error))),
             Ok(Ok(Reserve::Free)) => return Ok(None),
             Ok(Ok(Reserve::Reserved(reservation))) => (ReservationOutcome::Reserved, Ok(Some(reservation))),
-            Ok(Ok(Reserve::OverLimit { charge, retry_after_ms })) => {
-                let denial =
-                    charges.get(charge).map(|charge| Denial { retry_after_ms, ..Denial::clone(&charge.denial) });
+            Ok(Ok(Reserve::Unmetered(error))) => {
+                tracing::warn!(%error, "The ledger could not answer; the call goes uncounted, as its limits say.");
+                (ReservationOutcome::Unmetered, Ok(None))
+            }
+            Ok(Ok(Reserve::OverLimit(over))) => {
+                let reason = if over.never_fits { Reason::NeverFits } else { Reason::QuotaExhausted };
+                let denial = charges.get(over.charge).map(|charge| Denial {
+                    reason,
+                    retry_after_ms: over.retry_after_ms,
+                    ..charge.terms.denial.clone()
+                });
                 (ReservationOutcome::OverLimit, Err(denial.unwrap_or_else(|| Denial::built_in(Reason::Internal))))
             }
         };
@@ -139,5 +137,5 @@ fn decide(case: &Case<'_>) -> Decision {
 
 fn unavailable(error: &LedgerError) -> Denial {
     tracing::warn!(%error, "The ledger could not answer; the call is denied.");
-    Denial::built_in(Reason::LedgerUnavailable)
+    Denial { retry_after_ms: error.retry_after_ms(), ..Denial::built_in(Reason::LedgerUnavailable) }
 }

@@ -8,12 +8,13 @@ use std::{
 };
 
 use mcp_authz_core::{
-    decision::{Charge, Decision, Denial, Rule},
+    decision::{Decision, Denial, Rule},
     json::{Document, Limits},
     judge::judge,
     mcp::{Body, Message, ProtocolVersion},
     policy::{ConditionStep, Explanation, POLICY_BYTES_MAX, Policy, Source, Step, StepOutcome},
     principal::Principal,
+    quota::Charge,
     selftest::MirroredHeaders,
     text::push_json_string,
 };
@@ -199,7 +200,7 @@ fn push_step(out: &mut String, step: &Step) {
 }
 
 fn charge_text(charge: &Charge) -> String {
-    let (rule, window) = (&charge.denial.rule.pointer, charge.window.name());
+    let (rule, window) = (&charge.terms.denial.rule.pointer, &*charge.terms.window);
     format!("{} of {} per {window}, {rule}", charge.amount, charge.max)
 }
 
@@ -233,8 +234,8 @@ fn charge_json(charge: &Charge) -> Value {
         "counter": charge.counter.as_str(),
         "amount": charge.amount,
         "max": charge.max,
-        "window": charge.window.name(),
-        "rule": &*charge.denial.rule.pointer,
+        "window": &*charge.terms.window,
+        "rule": &*charge.terms.denial.rule.pointer,
     })
 }
 

@@ -13,7 +13,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use mcp_authz_core::document::Defect;
+use mcp_authz_core::{
+    document::Defect,
+    ledger::{Finished, machine::Bounds},
+};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::{
@@ -31,10 +34,7 @@ use crate::{
         server::{Drained, Event, Observer, Server, Settings as ServerSettings},
         tls::{Tls, TlsSettings},
     },
-    quota::{
-        Settled, Settlement,
-        memory::{Bounds, MemoryLedger, settle_leaks},
-    },
+    quota::embedded::{EmbeddedLedger, settle_leaks},
     state::{Reloaded, State},
     telemetry::{
         audit::{AuditSink, WhenUnavailable},
@@ -142,7 +142,7 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
         settings: settings.clone(),
     };
     let reloads = tokio::spawn(reloader.run());
-    let engine = engine(&config, &clock, &metrics);
+    let engine = engine(&config, &clock, &metrics)?;
     let adapter = Adapter::new(engine, Arc::clone(&state), clock, metrics, Arc::clone(&audit), settings);
     health.serving().await;
     tracing::info!(revision = state.snapshot().revision(), "Ready.");
@@ -248,25 +248,25 @@ fn check_settings(config: &Config) -> CheckSettings {
     }
 }
 
-fn engine(config: &Config, clock: &Arc<dyn Clock>, metrics: &Metrics) -> Engine<MemoryLedger> {
+fn engine(config: &Config, clock: &Arc<dyn Clock>, metrics: &Metrics) -> Result<Engine<EmbeddedLedger>, ExitCode> {
     let bounds = Bounds { counters_max: config.limits.counters_max, reservations_max: config.limits.reservations_max };
     let counted = metrics.clone();
     let expired = Arc::new(move |n| counted.reservations(ReservationOutcome::Expired, n));
-    let ledger = Arc::new(MemoryLedger::new(bounds, expired));
+    let ledger = EmbeddedLedger::new(bounds, Arc::clone(clock), expired);
+    let ledger = Arc::new(ledger.map_err(|error| fail("the ledger", &error))?);
     let counted = metrics.clone();
-    let on_leak = settle_leaks(Arc::clone(&ledger), Arc::clone(clock), move |_, how, settled| {
+    let on_leak = settle_leaks(Arc::clone(&ledger), move |_, finished| {
         counted.reservations(ReservationOutcome::Leaked, 1);
-        match (settled, how) {
-            (Ok(Settled::Now), Settlement::Commit) => counted.reservations(ReservationOutcome::Committed, 1),
-            (Ok(Settled::Now), Settlement::Rollback(_)) => counted.reservations(ReservationOutcome::RolledBack, 1),
-            (Ok(Settled::Before(_) | Settled::Expired), _) => {}
-            (Err(error), _) => {
+        match finished {
+            Ok(Finished::Now { .. }) => counted.reservations(ReservationOutcome::RolledBack, 1),
+            Ok(_) => {}
+            Err(error) => {
                 counted.error(ErrorKind::Ledger);
                 tracing::warn!(error = chain(&error), "A reservation could not be settled; its units count as spent.");
             }
         }
     });
-    Engine::new(ledger, config.timeouts.lease, on_leak, metrics.clone())
+    Ok(Engine::new(ledger, config.timeouts.lease, on_leak, metrics.clone()))
 }
 
 /// Ready on SIGTERM or SIGINT. Where signals cannot be had the process is stopped by its supervisor's kill.

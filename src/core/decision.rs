@@ -4,6 +4,8 @@ use std::{fmt, sync::Arc};
 
 use sha2::Digest as _;
 
+use crate::quota::Charge;
+
 /// The two names of the rule that decided.
 ///
 /// `pointer` is the short form of the published dialect, e.g. `/tools/create_refund/deny_if/args.amount-gt`, or one of
@@ -233,94 +235,6 @@ pub struct Denial {
     pub message: Arc<str>,
     /// Milliseconds until a retry can succeed; `None` where no waiting helps or nobody knows.
     pub retry_after_ms: Option<u64>,
-}
-
-/// A fixed window, aligned to the calendar in UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Window {
-    /// From midnight UTC.
-    Day,
-    /// From the full hour.
-    Hour,
-    /// From the full minute.
-    Minute,
-}
-
-impl Window {
-    /// Milliseconds from start to end.
-    #[must_use]
-    pub const fn length_ms(self) -> u64 {
-        match self {
-            Window::Day => 86_400_000,
-            Window::Hour => 3_600_000,
-            Window::Minute => 60_000,
-        }
-    }
-
-    /// Unix milliseconds at which the window that holds `now_ms` began. UTC days have no leap seconds in Unix time.
-    #[must_use]
-    pub const fn start_ms(self, now_ms: u64) -> u64 {
-        match now_ms.checked_rem(self.length_ms()) {
-            Some(into) => now_ms.saturating_sub(into),
-            None => now_ms,
-        }
-    }
-
-    /// Unix milliseconds at which the window that holds `now_ms` ends.
-    #[must_use]
-    pub const fn end_ms(self, now_ms: u64) -> u64 {
-        self.start_ms(now_ms).saturating_add(self.length_ms())
-    }
-
-    /// The name in policies: `minute`, `hour`, `day`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Window::Day => "day",
-            Window::Hour => "hour",
-            Window::Minute => "minute",
-        }
-    }
-}
-
-/// Names one counter. Parts are length-prefixed, so `["a:b", "c"]` and `["a", "b:c"]` differ.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CounterKey(Arc<str>);
-
-impl CounterKey {
-    /// Joins the parts.
-    #[must_use]
-    pub fn of(parts: &[&str]) -> Self {
-        let mut joined = String::with_capacity(parts.iter().map(|part| part.len().saturating_add(8)).sum());
-        for part in parts {
-            crate::text::push_number(&mut joined, u64::try_from(part.len()).unwrap_or(u64::MAX));
-            joined.push(':');
-            joined.push_str(part);
-            joined.push(';');
-        }
-        Self(joined.into())
-    }
-
-    /// The joined text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-/// Units to hold against one counter while the call runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Charge {
-    /// Which counter.
-    pub counter: CounterKey,
-    /// Units; zero is legal and free.
-    pub amount: u64,
-    /// Units allowed in the window.
-    pub max: u64,
-    /// The window.
-    pub window: Window,
-    /// What the agent is told when the limit is used up; the ledger's answer fills in `retry_after_ms`.
-    pub denial: Arc<Denial>,
 }
 
 /// The outcome of evaluation. Exhaustive on purpose: a new outcome must break every adapter that handles it.

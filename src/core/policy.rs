@@ -8,10 +8,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::decision::{Charge, Decision, Denial, PolicyDigest, Reason, Rule, pointer};
+use crate::decision::{Decision, Denial, PolicyDigest, Reason, Rule, pointer};
 use crate::document::{Defect, Format};
 use crate::json::Value;
 use crate::principal::Principal;
+use crate::quota::Charge;
 
 mod compile;
 mod condition;

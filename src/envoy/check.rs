@@ -324,12 +324,12 @@ impl<'a, L: Ledger> Run<'a, L> {
     ) -> CheckResponse {
         let denial = match outcome {
             Err(denial) => denial,
-            // The record comes before the permit is spent: without it there is no call.
+            // The record comes before the permit is handed over: without it there is no call.
             Ok(permit) => match self.record(trail, None, received) {
                 Err(denial) => denial,
                 Ok(()) => {
                     self.count(trail, None, received);
-                    let credential = permit.spend(self.now_ms).await;
+                    let (credential, _ticket) = permit.hand_over();
                     let others = guarded_headers(request, self.snapshot.credential_headers());
                     return respond::allow(credential, others, metadata(trail, None));
                 }

@@ -1,37 +1,40 @@
-//! Two-phase quota: reserve before the call, then commit or roll back, once.
+//! Two-phase quota: every limit of a call is held before the call, all or none; what the server provably never got comes back.
 //!
-//! A reservation nobody settles counts as spent when its lease ends: an unknown outcome must not refill a looping agent's
-//! budget. Only an explicit rollback returns units. Owns the [`Ledger`] trait and the guard; the engines are below.
+//! The hold is the charge: on the happy path nothing follows it. A hold that nobody finishes counts as spent when it runs out,
+//! because an unknown outcome must not refill a looping agent's budget. Owns the [`Ledger`] trait and the guard; the engines
+//! are below, what they share is `core::ledger`.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
-use mcp_authz_core::decision::Charge;
+use mcp_authz_core::{
+    ledger::{Attempt, Code, Finish, Finished, Line, Reply, Speaker, Standing},
+    quota::{Charge, Mode, OnUnavailable, Terms},
+};
+use tokio::time::Instant;
 
-#[cfg(test)]
-#[expect(
-    clippy::arithmetic_side_effects,
-    reason = "a model that saturated would hide what it is to find; an overflow is a failure"
-)]
-mod contract;
-pub mod memory;
-#[cfg(test)]
-mod tests;
+mod booking;
+pub mod embedded;
+
+pub use booking::{Booking, Keys};
 
 /// Longest id that is taken over from Envoy, in bytes; its own are 20 digits at most.
 const ID_BYTES_MAX: usize = 64;
+/// How often a reservation is asked for again because the store's clock was in another window than ours.
+const STALE_MAX: usize = 2;
 
 /// Names one reservation. Made by Envoy or by us, never by a client: a caller that could choose it could make its calls free.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReservationId(Arc<str>);
 
 impl ReservationId {
-    /// Takes Envoy's `attributes.request.http.id`, so that a Check sent twice is one reservation. Where it is empty, or
-    /// longer than Envoy makes them, the id is random: such a Check sent twice is charged twice.
+    /// Takes Envoy's `attributes.request.http.id`, so that a Check sent twice is one reservation. Where it is empty, holds
+    /// other characters or more of them than Envoy uses, the id is random: such a Check sent twice is charged twice.
     ///
     /// # Errors
     /// If the operating system has no randomness to give; the caller denies.
     pub fn from_envoy(http_id: &str) -> Result<Self, LedgerError> {
-        if http_id.is_empty() || http_id.len() > ID_BYTES_MAX {
+        let plain = http_id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+        if http_id.is_empty() || http_id.len() > ID_BYTES_MAX || !plain {
             return Self::random();
         }
         Ok(Self(Arc::from(http_id)))
@@ -42,10 +45,8 @@ impl ReservationId {
     /// # Errors
     /// If the operating system has no randomness to give; the caller denies.
     pub fn random() -> Result<Self, LedgerError> {
-        let mut bytes = [0_u8; 16];
-        getrandom::fill(&mut bytes).map_err(|error| LedgerError::Unavailable(Box::new(error)))?;
         // The prefix keeps it apart from Envoy's, which are decimal.
-        Ok(Self(Arc::from(format!("r{:032x}", u128::from_be_bytes(bytes)))))
+        Ok(Self(Arc::from(format!("r{:032x}", u128::from_be_bytes(random_bytes()?)))))
     }
 
     /// The text, for the audit record.
@@ -61,133 +62,169 @@ impl fmt::Display for ReservationId {
     }
 }
 
-/// The store of counters. One trait, several stores, one suite of contract tests for all.
-///
-/// Two charges of one call that name the same counter and window are one: the larger amount is added, once, and the `max`
-/// of each is checked.
+/// A store of counters. One trait, several stores, one suite of contract tests for all; the answers are those of the scripts in
+/// `src/quota/redis`, code for code.
 pub trait Ledger: Send + Sync + 'static {
-    /// Holds every charge or none, atomically, for at most `lease`.
+    /// The keys under which this store knows counters. They change only when the store's data was lost.
+    fn keys(&self) -> Arc<Keys>;
+
+    /// The store's time as far as we know it, Unix ms: what calendar windows are computed from.
+    fn now_ms(&self) -> u64;
+
+    /// Holds every line or none, atomically, for at most `hold`. Answers before `deadline`.
     ///
-    /// Idempotent in `id`: the same id with the same charges is [`Hold::Held`] again and charged once. Such a repetition
-    /// also commits the reservation: nobody can tell any more which of the two attempts reached the upstream, so no
-    /// rollback may return its units. A refusal is not remembered, it held nothing.
+    /// Idempotent in the booking's id: the same id for the same charges is [`Code::HeldBefore`] and charged once. If another
+    /// attempt asks, no attempt can roll back alone any more: nobody can tell which of the two reached the upstream.
     ///
     /// # Errors
-    /// [`LedgerError::RolledBack`] for an id already rolled back, so that a late hold cannot follow its own rollback;
-    /// otherwise see [`LedgerError`]. The caller denies.
+    /// [`LedgerError::Unknown`] if the hold may exist; otherwise nothing is held. The caller denies, or does what the limits say.
     fn reserve(
         &self,
-        id: &ReservationId,
-        charges: &[Charge],
-        now_ms: u64,
-        lease: Duration,
-    ) -> impl Future<Output = Result<Hold, LedgerError>> + Send;
+        booking: &Booking,
+        hold: Duration,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Reply, LedgerError>> + Send;
 
-    /// Ends a reservation once; a later call reports what the first one did. A rollback returns units only to the very
-    /// windows that were charged. A rollback of an unknown id is remembered, so that the hold it overtook is refused.
+    /// Ends a reservation once. A rollback returns units only to the very windows that were charged; one of an unknown id is
+    /// remembered, so that the hold it overtook is refused.
     ///
     /// # Errors
-    /// See [`LedgerError`]; the caller may try again with the same id, or leave it to the lease.
-    fn settle(
-        &self,
-        id: &ReservationId,
-        how: Settlement,
-        now_ms: u64,
-    ) -> impl Future<Output = Result<Settled, LedgerError>> + Send;
+    /// See [`LedgerError`]; the caller may try again with the same booking, or leave the units spent.
+    fn finish(&self, booking: &Booking, how: &Finish) -> impl Future<Output = Result<Finished, LedgerError>> + Send;
+
+    /// Keeps the slots of a call that still runs; `false` if they were lost already. Never takes a slot again.
+    ///
+    /// # Errors
+    /// See [`LedgerError`].
+    fn renew(&self, booking: &Booking, hold: Duration) -> impl Future<Output = Result<bool, LedgerError>> + Send;
+
+    /// Where counters stand; one answer for each line, nothing is changed.
+    ///
+    /// # Errors
+    /// See [`LedgerError`].
+    fn peek(&self, lines: &[Line]) -> impl Future<Output = Result<Vec<Standing>, LedgerError>> + Send;
+
+    /// Forgets what is used of counters. Calls that run meanwhile may still give back what they held.
+    ///
+    /// # Errors
+    /// See [`LedgerError`].
+    fn reset(&self, lines: &[Line]) -> impl Future<Output = Result<(), LedgerError>> + Send;
+
+    /// Told of a call that was let go although its lines could not be held, so that they can be counted later.
+    fn admitted_unmetered(&self, booking: &Arc<Booking>);
 }
 
-/// Answer to a reservation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hold {
-    /// Held now, or already held under the same id.
-    Held,
-    /// At least one limit does not allow it; nothing was held.
-    OverLimit {
-        /// Index of the first charge that does not fit.
-        charge: usize,
-        /// Milliseconds until every limit that blocks has begun a new window; `None` if an amount is larger than its whole
-        /// limit, so that no waiting helps.
-        retry_after_ms: Option<u64>,
-    },
-}
-
-/// How a reservation ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settlement {
-    /// The call was let go: the units are spent.
-    Commit,
-    /// The upstream never got a byte: the units return.
-    Rollback(RollbackReason),
-}
-
-/// Why units come back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RollbackReason {
-    /// A later step of our own refused or failed, or Envoy gave up before our answer.
-    NotSent,
-    /// The upstream answered with a failure that the policy says is free.
-    UpstreamFailed,
-}
-
-/// Result of settling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// It had been settled before, this way.
-    Before(Settlement),
-    /// No such reservation: its lease has run out and its units count as spent, or it never was.
-    Expired,
-    /// This call settled it.
-    Now,
-}
-
-/// The ledger could not answer. The caller denies.
+/// The ledger could not answer, or will not. The caller denies, unless the limits say otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The id was used for other charges: two different requests, or a policy reloaded between two attempts.
     #[error("reservation id was used for other charges")]
     Conflict,
+    /// A failover is being worked up.
+    #[error("quota store failed over and its counts are being restored")]
+    Fenced {
+        /// Milliseconds until it can be asked again.
+        wait_ms: u64,
+    },
     /// The store holds as many live entries as it may, and none can be forgotten without refilling a budget.
     #[error("quota store is full: `{limit}` reached")]
     Full {
         /// Which limit of the configuration: `counters_max` or `reservations_max`.
         limit: &'static str,
     },
+    /// The counts of a window were lost.
+    #[error("counts of this window were lost with the data of the quota store")]
+    Lost {
+        /// Milliseconds until nothing of what was lost can matter; `None` until an operator accepts the loss.
+        wait_ms: Option<u64>,
+    },
+    /// Nothing was applied: the store was not reached, or it said no.
+    #[error("quota store unavailable")]
+    Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The id was rolled back before.
     #[error("reservation was already rolled back")]
     RolledBack,
-    /// The connection, the store or the source of randomness failed. Says nothing about whether the hold exists.
-    #[error("quota store unavailable")]
-    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The id was settled before.
+    #[error("reservation was already settled")]
+    Settled,
+    /// The answer was lost, or did not come in time: it may have been applied.
+    #[error("quota store did not answer")]
+    Unknown(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl LedgerError {
+    /// Whether the store as such failed, so that `on_unavailable` of a limit applies. The others are answers about this one
+    /// request.
+    #[must_use]
+    pub const fn is_outage(&self) -> bool {
+        match self {
+            LedgerError::Fenced { .. } | LedgerError::Refused(_) | LedgerError::Unknown(_) => true,
+            LedgerError::Conflict
+            | LedgerError::Full { .. }
+            | LedgerError::Lost { .. }
+            | LedgerError::RolledBack
+            | LedgerError::Settled => false,
+        }
+    }
+
+    /// Whether a rollback must follow: the hold may exist.
+    #[must_use]
+    pub const fn may_be_applied(&self) -> bool {
+        matches!(self, LedgerError::Unknown(_))
+    }
+
+    /// Milliseconds until another attempt can succeed, where that is known.
+    #[must_use]
+    pub const fn retry_after_ms(&self) -> Option<u64> {
+        match self {
+            LedgerError::Fenced { wait_ms } => Some(*wait_ms),
+            LedgerError::Lost { wait_ms } => *wait_ms,
+            LedgerError::Conflict
+            | LedgerError::Full { .. }
+            | LedgerError::Refused(_)
+            | LedgerError::RolledBack
+            | LedgerError::Settled
+            | LedgerError::Unknown(_) => None,
+        }
+    }
 }
 
 /// Told of a reservation that ended without the store hearing of it, and how it was to end. Called from `drop`: must not block
-/// for long and must not panic. For the in-memory ledger, see [`memory::settle_leaks`].
-pub type OnLeak = Arc<dyn Fn(&ReservationId, Settlement) + Send + Sync>;
+/// for long and must not panic.
+pub type OnLeak = Arc<dyn Fn(Arc<Booking>, Finish) + Send + Sync>;
 
 /// Units are held and someone must end it. Every exit takes `self`, so it ends at most once:
 ///
 /// ```compile_fail,E0382
 /// # use mcp_authz::quota::*;
-/// async fn twice<L: Ledger>(r: Reservation<L>) {
-///     assert!(r.commit(0).await.is_ok());
-///     assert!(r.commit(0).await.is_ok());
+/// fn twice<L: Ledger>(r: Reservation<L>) {
+///     let _ = r.into_ticket();
+///     let _ = r.into_ticket();
 /// }
 /// ```
 ///
-/// If it is dropped all the same — a canceled handler, a panic — `drop` reports it for rollback; if the store failed in the
-/// middle of a commit, it reports it for commit.
-#[must_use = "a reservation must be committed, rolled back or handed to the response path"]
+/// If it is dropped all the same — a canceled handler, a panic — `drop` reports it for rollback.
+#[must_use = "a reservation must be rolled back or handed to the response path"]
 pub struct Reservation<L: Ledger> {
     ledger: Arc<L>,
-    id: ReservationId,
     on_leak: OnLeak,
     // INVARIANT: `Some` until an exit method has run to its end; `drop` acts only on `Some`.
-    unsettled: Option<Settlement>,
+    held: Option<Ticket>,
+}
+
+/// An open reservation, for whoever sees what becomes of the call. Its name must never come from a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "an open reservation counts as spent unless the response path finishes it"]
+pub struct Ticket {
+    /// What is held.
+    pub booking: Arc<Booking>,
+    /// What the limits say about each line, in the order of the lines.
+    pub terms: Box<[Arc<Terms>]>,
 }
 
 impl<L: Ledger> fmt::Debug for Reservation<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reservation").field("id", &self.id).field("unsettled", &self.unsettled).finish_non_exhaustive()
+        f.debug_struct("Reservation").field("held", &self.held).finish_non_exhaustive()
     }
 }
 
@@ -197,105 +234,172 @@ pub enum Reserve<L: Ledger> {
     /// Nothing to charge; the ledger was not asked and nothing is owed.
     Free,
     /// Refused; nothing is owed.
-    OverLimit {
-        /// Index of the first charge that does not fit.
-        charge: usize,
-        /// See [`Hold::OverLimit`].
-        retry_after_ms: Option<u64>,
-    },
-    /// Held; the caller now owes a settlement.
+    OverLimit(OverLimit),
+    /// Held; the caller now owes an end.
     Reserved(Reservation<L>),
+    /// The store failed, and every limit of the call says that it may go all the same. It is counted later where that is
+    /// possible.
+    Unmetered(LedgerError),
+}
+
+/// Which limit refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverLimit {
+    /// Index of the first charge that does not fit.
+    pub charge: usize,
+    /// Whether an amount is larger than its whole limit.
+    pub never_fits: bool,
+    /// Milliseconds until every limit that blocks has units again; `None` if no waiting helps.
+    pub retry_after_ms: Option<u64>,
+    /// Where the counter of that charge stands.
+    pub standing: Standing,
 }
 
 /// Takes the holds; `on_leak` is told of a reservation that was dropped without an exit. Dropping this future is safe at any
 /// point.
 ///
 /// # Errors
-/// If the ledger could not answer; the caller denies.
+/// If the ledger could not answer and not every limit says that calls may go then; the caller denies.
 pub async fn reserve<L: Ledger>(
     ledger: &Arc<L>,
     id: ReservationId,
     charges: &[Charge],
-    now_ms: u64,
-    lease: Duration,
+    hold: Duration,
+    deadline: Instant,
     on_leak: OnLeak,
 ) -> Result<Reserve<L>, LedgerError> {
-    if charges.iter().all(|charge| charge.amount == 0) {
-        return Ok(Reserve::Free);
-    }
-    // The guard comes first: if this future is dropped while the store is answering, the hold may exist.
-    let not_sent = Settlement::Rollback(RollbackReason::NotSent);
-    let mut reservation = Reservation { ledger: Arc::clone(ledger), id, on_leak, unsettled: Some(not_sent) };
-    match ledger.reserve(&reservation.id, charges, now_ms, lease).await {
-        Ok(Hold::Held) => Ok(Reserve::Reserved(reservation)),
-        Ok(Hold::OverLimit { charge, retry_after_ms }) => {
-            reservation.unsettled = None;
-            Ok(Reserve::OverLimit { charge, retry_after_ms })
-        }
-        Err(error) => {
-            // Of these the store says that this attempt holds nothing; a rollback could only hit another attempt's hold.
-            if matches!(error, LedgerError::Conflict | LedgerError::Full { .. } | LedgerError::RolledBack) {
-                reservation.unsettled = None;
+    let keys = ledger.keys();
+    let attempt = Attempt(u64::from_be_bytes(random_bytes()?));
+    for _ in 0..=STALE_MAX {
+        let Some(prepared) = Booking::prepare(&id, attempt, charges, &keys, ledger.now_ms())? else {
+            return Ok(Reserve::Free);
+        };
+        let booking = Arc::new(prepared.booking);
+        let ticket = Ticket { booking: Arc::clone(&booking), terms: prepared.terms };
+        // The guard comes first: if this future is dropped while the store is answering, the hold may exist.
+        let mut guard = Reservation { ledger: Arc::clone(ledger), on_leak: Arc::clone(&on_leak), held: Some(ticket) };
+        let reply = match ledger.reserve(&booking, hold, deadline).await {
+            Ok(reply) => reply,
+            Err(error) => {
+                if !error.may_be_applied() {
+                    guard.held = None;
+                }
+                if error.is_outage() && charges.iter().all(|c| c.terms.on_unavailable == OnUnavailable::Allow) {
+                    // The call goes, so whatever is held of it stays spent; the id keeps it from being counted twice.
+                    guard.held = None;
+                    ledger.admitted_unmetered(&booking);
+                    return Ok(Reserve::Unmetered(error));
+                }
+                return Err(error);
             }
-            Err(error)
+        };
+        match reply.code {
+            Code::Held | Code::HeldBefore => return Ok(Reserve::Reserved(guard)),
+            Code::Limited { .. } | Code::NeverFits { .. } => {
+                guard.held = None;
+                return Ok(Reserve::OverLimit(over_limit(charges, &prepared.line_of, &reply)));
+            }
+            Code::StaleWindows { .. } => guard.held = None,
+            Code::Conflict => {
+                guard.held = None;
+                return Err(LedgerError::Conflict);
+            }
+            Code::RolledBack => {
+                guard.held = None;
+                return Err(LedgerError::RolledBack);
+            }
+            Code::Settled => {
+                guard.held = None;
+                return Err(LedgerError::Settled);
+            }
+            Code::Fenced { wait_ms, .. } => {
+                guard.held = None;
+                return Err(LedgerError::Fenced { wait_ms });
+            }
+            Code::Lost { wait_ms, .. } => {
+                guard.held = None;
+                return Err(LedgerError::Lost { wait_ms });
+            }
+            Code::EpochChanged | Code::NodeChanged => {
+                guard.held = None;
+                return Err(LedgerError::Refused("the store changed under the call".into()));
+            }
         }
     }
+    Err(LedgerError::Refused("the store's clock is in another window than ours, again and again".into()))
+}
+
+/// Which charge refused, and how long it will last.
+fn over_limit(charges: &[Charge], line_of: &[Option<usize>], reply: &Reply) -> OverLimit {
+    let mut first = None;
+    let mut never_fits = false;
+    let mut wait_ms = Some(0_u64);
+    for (index, (charge, line)) in charges.iter().zip(line_of).enumerate() {
+        let standing = line.and_then(|line| reply.standings.get(line)).copied().unwrap_or_default();
+        let fits = match charge.mode {
+            _ if line.is_none() => true,
+            Mode::Track => true,
+            Mode::Gate => standing.used < charge.max,
+            // A charge that shares its line with another has a `max` of its own.
+            Mode::Attempt | Mode::Consume => {
+                charge.amount <= standing.left || standing.used.saturating_add(charge.amount) <= charge.max
+            }
+        };
+        if fits {
+            continue;
+        }
+        first = first.or(Some((index, standing)));
+        never_fits |= charge.mode != Mode::Gate && charge.amount > charge.max;
+        wait_ms = wait_ms.and_then(|before| standing.reset_ms.map(|reset_ms| before.max(reset_ms)));
+    }
+    let (charge, standing) = first.unwrap_or_default();
+    OverLimit { charge, never_fits, retry_after_ms: wait_ms.filter(|_| !never_fits), standing }
 }
 
 impl<L: Ledger> Reservation<L> {
     /// The id, for the audit record.
-    pub const fn id(&self) -> &ReservationId {
-        &self.id
-    }
-
-    /// Spends the units.
-    ///
-    /// # Errors
-    /// See [`LedgerError`]; the leak callback has been told to commit by id.
-    pub async fn commit(self, now_ms: u64) -> Result<Settled, LedgerError> {
-        self.end(Settlement::Commit, now_ms).await
+    #[must_use]
+    pub fn id(&self) -> Option<&ReservationId> {
+        self.held.as_ref().map(|ticket| &ticket.booking.id)
     }
 
     /// Returns the units.
     ///
     /// # Errors
-    /// See [`LedgerError`]; the leak callback has been told to roll back by id.
-    pub async fn rollback(self, why: RollbackReason, now_ms: u64) -> Result<Settled, LedgerError> {
-        self.end(Settlement::Rollback(why), now_ms).await
+    /// See [`LedgerError`]; the leak callback has been told to roll back.
+    pub async fn rollback(mut self) -> Result<Finished, LedgerError> {
+        let Some(ticket) = &self.held else { return Ok(Finished::Unknown) };
+        let how = Finish::RollBack(Speaker::Attempt(ticket.booking.attempt));
+        let finished = self.ledger.finish(&ticket.booking, &how).await?;
+        self.held = None;
+        Ok(finished)
     }
 
-    /// Gives up ownership to the response path, which may run in another process. If nobody comes for it, the lease ends and
-    /// the units count as spent; until then it takes up one of `reservations_max`.
-    pub fn into_ticket(mut self) -> Ticket {
-        self.unsettled = None;
-        Ticket(self.id.clone())
+    /// What is held, without giving up the duty to end it: the answer is written from it.
+    #[must_use]
+    pub fn ticket(&self) -> Option<&Ticket> {
+        self.held.as_ref()
     }
 
-    async fn end(mut self, how: Settlement, now_ms: u64) -> Result<Settled, LedgerError> {
-        self.unsettled = Some(how);
-        let settled = self.ledger.settle(&self.id, how, now_ms).await?;
-        self.unsettled = None;
-        Ok(settled)
+    /// Gives up ownership to the response path, which may run in another process. If nobody comes for it, the units count as
+    /// spent.
+    pub fn into_ticket(mut self) -> Option<Ticket> {
+        self.held.take()
     }
 }
 
 impl<L: Ledger> Drop for Reservation<L> {
     fn drop(&mut self) {
-        if let Some(how) = self.unsettled {
-            (self.on_leak)(&self.id, how);
+        if let Some(ticket) = self.held.take() {
+            let how = Finish::RollBack(Speaker::Attempt(ticket.booking.attempt));
+            (self.on_leak)(ticket.booking, how);
         }
     }
 }
 
-/// Names an open reservation for whoever sees the response. Never put into a header that a client could send.
-#[derive(Debug, PartialEq, Eq)]
-#[must_use = "an open reservation counts as spent unless the response path settles it"]
-pub struct Ticket(ReservationId);
-
-impl Ticket {
-    /// The id to settle by.
-    #[must_use]
-    pub fn into_id(self) -> ReservationId {
-        self.0
-    }
+/// Randomness of the operating system.
+fn random_bytes<const N: usize>() -> Result<[u8; N], LedgerError> {
+    let mut bytes = [0_u8; N];
+    getrandom::fill(&mut bytes).map_err(|error| LedgerError::Refused(Box::new(error)))?;
+    Ok(bytes)
 }

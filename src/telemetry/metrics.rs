@@ -160,9 +160,7 @@ label! {
 label! {
     /// What became of a reservation.
     ReservationOutcome "outcome" {
-        /// Spent.
-        Committed = "committed",
-        /// The lease ended before anybody settled it: spent.
+        /// Its time ran out before anybody settled it: spent.
         Expired = "expired",
         /// Dropped without an exit, and settled by the leak callback; counted besides that settlement.
         Leaked = "leaked",
@@ -172,8 +170,10 @@ label! {
         Reserved = "reserved",
         /// Returned.
         RolledBack = "rolled_back",
-        /// The ledger could not answer.
+        /// The ledger could not answer: denied.
         Unavailable = "unavailable",
+        /// The ledger could not answer, and every limit of the call lets it go then.
+        Unmetered = "unmetered",
     }
 }
 

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use super::condition::{Compat, Condition, Path, Test};
 use super::limit::{Amount, Limit, Scope};
 use super::{Compiled, Conditions, Entry, Policy, Section, Source, Tool, Unlisted, default_message};
-use crate::decision::{Denial, PolicyDigest, Reason, Rule, Window, pointer};
+use crate::decision::{Denial, PolicyDigest, Reason, Rule, pointer};
 use crate::document::{self, Cursor, Defect, Fields, Report, quoted};
 use crate::json::Limits;
 use crate::number::AMOUNT_MAX;
+use crate::quota::{Calendar, CountOn, Measure, OnExpiry, OnUnavailable, RefundOn, Terms, Unit};
 
 /// Bytes of a policy document.
 pub const POLICY_BYTES_MAX: usize = 9 * 1024 * 1024;
@@ -81,10 +82,11 @@ fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -
     let default = top.required("default").and_then(|cursor| cursor.one_of(&["allow", "deny"]));
     let lenient = top.optional("compat").and_then(|cursor| cursor.one_of(&["lenient"])).is_some();
     let compat = forced.unwrap_or(if lenient { Compat::Lenient } else { Compat::Strict });
-    let mut compiler = Compiler { compat, conditions: 0, patterns: 0 };
+    let mut compiler = Compiler { compat, policy: source.id.into(), conditions: 0, patterns: 0 };
     let hidden = top.optional("hide").map(|cursor| read_hide(&cursor)).unwrap_or_default();
     let limits = read_all_tools(&compiler, &top);
-    let shared: BTreeMap<&str, Window> = limits.iter().map(|limit| (&*limit.counter, limit.window)).collect();
+    let shared: BTreeMap<&str, Arc<str>> =
+        limits.iter().map(|limit| (&*limit.terms.name, Arc::clone(&limit.terms.window))).collect();
     #[expect(clippy::disallowed_types, reason = "looked up, never iterated")]
     let mut tools: HashMap<Box<str>, Entry> = HashMap::new();
     let mut tool_count = 0usize;
@@ -158,12 +160,13 @@ enum AmountFrom {
 
 struct Compiler {
     compat: Compat,
+    policy: Arc<str>,
     conditions: usize,
     patterns: usize,
 }
 
 impl Compiler {
-    fn tool(&mut self, cursor: &Cursor<'_>, name: &str, shared: &BTreeMap<&str, Window>) -> Option<Tool> {
+    fn tool(&mut self, cursor: &Cursor<'_>, name: &str, shared: &BTreeMap<&str, Arc<str>>) -> Option<Tool> {
         let keys = fields(cursor, &["require", "deny_if", "limits"])?;
         let require = keys.optional("require").map(|rules| self.rules(&rules, Section::Require)).unwrap_or_default();
         let deny_if = keys.optional("deny_if").map(|rules| self.rules(&rules, Section::DenyIf)).unwrap_or_default();
@@ -225,7 +228,7 @@ impl Compiler {
         &self,
         cursor: &Cursor<'_>,
         at: &[&str],
-        shared: &BTreeMap<&str, Window>,
+        shared: &BTreeMap<&str, Arc<str>>,
         amount_from: AmountFrom,
     ) -> Box<[Limit]> {
         let items = cursor.items().unwrap_or_default();
@@ -260,28 +263,40 @@ impl Compiler {
             }
         };
         let message = read_message(&keys);
-        let (counter, window) = (counter?, read_window(window?));
+        let (counter, unit) = (counter?, read_window(window?));
         let scope = if scope? == "grant" { Scope::Grant } else { Scope::Policy };
         let (max, amount) = (max?, amount?);
         let short = format!("{}{}", pointer(at), pointer(&[counter]));
         let exact = format!("{}/{index}", pointer(at));
         let message = message.unwrap_or_else(|| default_message(&short));
         let rule = Rule { pointer: short.into(), exact: Some(exact.into()) };
-        let denial = Arc::new(Denial { reason: Reason::QuotaExhausted, rule, message, retry_after_ms: None });
-        Some(Limit { counter: counter.into(), window, scope, max, amount, denial })
+        let terms = Terms {
+            policy: Arc::clone(&self.policy),
+            name: counter.into(),
+            label: format!("{counter}:{}-utc", unit.name()).into(),
+            scope: scope.name().into(),
+            window: unit.name().into(),
+            scale: 0,
+            denial: Denial { reason: Reason::QuotaExhausted, rule, message, retry_after_ms: None },
+            disclose: false,
+            count_on: CountOn::Forwarded,
+            refund_on: RefundOn::default(),
+            on_unavailable: OnUnavailable::Deny,
+            on_expiry: OnExpiry::Keep,
+        };
+        Some(Limit { measure: Measure::Calendar(Calendar::utc(unit)), scope, max, amount, terms: Arc::new(terms) })
     }
 }
 
 /// One name is one counter: with two windows nobody could say which, and the same counter twice would count a call twice.
 /// The same name with another scope is another counter, as is the same name under another tool.
-fn refuse_equal_counters(cursor: &Cursor<'_>, limit: &Limit, before: &[Limit], shared: &BTreeMap<&str, Window>) {
-    let name = quoted(&limit.counter);
-    let other_window = |window: Window| {
-        format!("counter {name} has the window `{}` elsewhere, here `{}`", window.name(), limit.window.name())
-    };
-    for earlier in before.iter().filter(|earlier| earlier.counter == limit.counter) {
-        if earlier.window != limit.window {
-            cursor.defect_with_hint(other_window(earlier.window), "give it another name");
+fn refuse_equal_counters(cursor: &Cursor<'_>, limit: &Limit, before: &[Limit], shared: &BTreeMap<&str, Arc<str>>) {
+    let name = quoted(&limit.terms.name);
+    let other_window =
+        |window: &str| format!("counter {name} has the window `{window}` elsewhere, here `{}`", limit.terms.window);
+    for earlier in before.iter().filter(|earlier| earlier.terms.name == limit.terms.name) {
+        if earlier.terms.window != limit.terms.window {
+            cursor.defect_with_hint(other_window(&earlier.terms.window), "give it another name");
             return;
         }
         if earlier.scope == limit.scope {
@@ -289,8 +304,8 @@ fn refuse_equal_counters(cursor: &Cursor<'_>, limit: &Limit, before: &[Limit], s
             return;
         }
     }
-    if let Some(window) = shared.get(&*limit.counter).filter(|window| **window != limit.window) {
-        cursor.defect_with_hint(other_window(*window), "`all_tools` has it too: give it another name");
+    if let Some(window) = shared.get(&*limit.terms.name).filter(|window| **window != limit.terms.window) {
+        cursor.defect_with_hint(other_window(window), "`all_tools` has it too: give it another name");
     }
 }
 
@@ -369,11 +384,11 @@ fn read_counter<'a>(cursor: &Cursor<'a>) -> Option<&'a str> {
     Some(name)
 }
 
-fn read_window(name: &str) -> Window {
+fn read_window(name: &str) -> Unit {
     match name {
-        "day" => Window::Day,
-        "hour" => Window::Hour,
-        _ => Window::Minute,
+        "day" => Unit::Day,
+        "hour" => Unit::Hour,
+        _ => Unit::Minute,
     }
 }
 

@@ -181,10 +181,10 @@ impl Teller<'_> {
             Ok(units) if units > limit.max => (StepOutcome::Denies(Reason::NeverFits), format!("costs {units}")),
             Ok(units) => (StepOutcome::Passes, format!("costs {units}, if that much is left")),
         };
-        let (counter, max, window, scope) = (&limit.counter, limit.max, limit.window.name(), limit.scope.name());
+        let (counter, max, window, scope) = (&limit.terms.name, limit.max, &limit.terms.window, &limit.terms.scope);
         Step {
             kind: StepKind::Limit,
-            exact: limit.denial.rule.exact.as_deref().map(str::to_owned),
+            exact: limit.terms.denial.rule.exact.as_deref().map(str::to_owned),
             outcome,
             note: format!("counter `{counter}`: at most {max} per {window} and {scope}; {source}; {cost}"),
             conditions: Vec::new(),

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::condition::{Compat, Path};
-use crate::decision::{Charge, CounterKey, Denial, Reason, Window};
+use crate::decision::{Denial, Reason};
 use crate::json::{Kind, Value};
 use crate::number::{self, AmountError};
 use crate::principal::Principal;
+use crate::quota::{Charge, CounterKey, Measure, Mode, Terms};
 
 /// Who shares a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,13 +38,12 @@ pub(super) enum Amount {
 /// One limit of a tool or of `all_tools`.
 #[derive(Debug)]
 pub(super) struct Limit {
-    pub(super) counter: Box<str>,
-    pub(super) window: Window,
+    pub(super) measure: Measure,
     pub(super) scope: Scope,
     pub(super) max: u64,
     pub(super) amount: Amount,
-    /// The refusal when the limit is used up, with the rule and the message of every other refusal by this limit.
-    pub(super) denial: Arc<Denial>,
+    /// The rest, the refusal among it: that holds the rule and the message of every other refusal by this limit.
+    pub(super) terms: Arc<Terms>,
 }
 
 impl Limit {
@@ -66,8 +66,9 @@ impl Limit {
             counter: self.key(policy, tool, who),
             amount,
             max: self.max,
-            window: self.window,
-            denial: Arc::clone(&self.denial),
+            measure: self.measure.clone(),
+            mode: Mode::Consume,
+            terms: Arc::clone(&self.terms),
         })
     }
 
@@ -83,8 +84,14 @@ impl Limit {
             Scope::Grant => &*who.grant,
             Scope::Policy => "",
         };
-        let (window, scope) = (self.window.name(), self.scope.name());
-        CounterKey::of(&[policy, tool.unwrap_or_default(), &self.counter, window, scope, grant])
+        CounterKey::of(&[
+            policy,
+            tool.unwrap_or_default(),
+            &self.terms.name,
+            &self.terms.window,
+            self.scope.name(),
+            grant,
+        ])
     }
 
     pub(super) fn units(&self, arguments: Option<Value<'_>>, compat: Compat) -> Result<u64, Reason> {
@@ -101,6 +108,6 @@ impl Limit {
     }
 
     fn refuse(&self, reason: Reason) -> Denial {
-        Denial { reason, ..Denial::clone(&self.denial) }
+        Denial { reason, ..self.terms.denial.clone() }
     }
 }

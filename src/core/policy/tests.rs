@@ -202,7 +202,7 @@ fn pointers_are_escaped() {
     let refused = denial(&policy, "a/b~c", "{}");
     assert_eq!(named(&refused).1, "/tools/a~1b~0c/require/args.x-eq");
     assert_eq!(named(&refused).2, Some("/tools/a~1b~0c/require/0/conditions/0"));
-    assert_eq!(&*charges(&policy, "a/b~c", r#"{"x":1}"#)[0].denial.rule.pointer, "/tools/a~1b~0c/limits/n");
+    assert_eq!(&*charges(&policy, "a/b~c", r#"{"x":1}"#)[0].terms.denial.rule.pointer, "/tools/a~1b~0c/limits/n");
 }
 
 const METERED: &str = r#""limits":[{"counter":"bytes","window":"hour","scope":"policy","max":100,"increment_from":"args.n","on_deny":"budget"}]"#;
@@ -282,9 +282,9 @@ fn charges_come_from_the_tool_first_and_then_from_all_tools() {
     );
     assert_eq!(keys("x", "g2"), ["1:p;0:;3:all;6:minute;5:grant;2:g2;"]);
     let all = charges(&policy, "t", "{}");
-    assert_eq!((all[0].amount, all[0].max, all[0].window), (1, 2, crate::decision::Window::Hour));
-    assert_eq!((&*all[0].denial.message, all[0].denial.reason), ("slow", Reason::QuotaExhausted));
-    let last = &all[2].denial;
+    assert_eq!((all[0].amount, all[0].max, &*all[0].terms.window), (1, 2, "hour"));
+    assert_eq!((&*all[0].terms.denial.message, all[0].terms.denial.reason), ("slow", Reason::QuotaExhausted));
+    let last = &all[2].terms.denial;
     assert_eq!(named(last), (Reason::QuotaExhausted, "/all_tools/limits/all", Some("/all_tools/limits/0")));
     assert_eq!(&*last.message, "Call denied by policy rule /all_tools/limits/all");
 }

@@ -23,7 +23,7 @@ pub(super) struct File<'r> {
 
 /// A call that went through the whole evaluation.
 struct Outcome {
-    verdict: Result<Vec<Held>, Denial>,
+    verdict: Result<Held, Denial>,
     tool: Option<String>,
     keys: BTreeSet<String>,
     body: Option<String>,
@@ -136,7 +136,7 @@ impl File<'_> {
             now_ms = call.at_ms;
             let outcome = call.run(policy, &mut store);
             match (&outcome.verdict, upstream) {
-                (Ok(held), Upstream::Failed) => store.roll_back(held),
+                (Ok(held), Upstream::Failed) => store.roll_back(held, now_ms),
                 (Ok(held), Upstream::FailedAt(at_ms)) => store.roll_back_at(at_ms, held.clone()),
                 (Ok(_), Upstream::Answered) | (Err(_), _) => {}
             }

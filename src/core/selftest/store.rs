@@ -1,75 +1,100 @@
-//! The counters of one sequence: fixed windows in UTC, all or none, and a rollback that reaches no other window.
+//! The counters of one sequence: the very machine that serves, on the clock of the sequence.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::decision::{Charge, CounterKey, Denial};
+use sha2::Digest as _;
+
+use crate::decision::{Denial, Reason};
+use crate::ledger::machine::{Bounds, Head, Machine};
+use crate::ledger::{Attempt, Code, CounterId, Finish, Line, Span, Speaker};
+use crate::quota::{Charge, Measure, Mode, OnExpiry};
+
+/// Longer than any sequence: what a case wants to run out, it ends itself.
+const HOLD_MS: u64 = 365 * 86_400_000;
 
 /// Counters and the calls that will be taken back.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Store {
-    used: BTreeMap<CounterKey, Used>,
-    pending: Vec<(u64, Vec<Held>)>,
+    machine: Machine,
+    next: u64,
+    pending: Vec<(u64, Held)>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Used {
-    window_start_ms: u64,
-    units: u64,
-}
-
-/// What a call holds of one counter.
+/// What a call holds.
 #[derive(Clone, Debug)]
 pub(super) struct Held {
-    counter: CounterKey,
-    window_start_ms: u64,
-    units: u64,
+    id: String,
+    lines: Arc<[Line]>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        let bounds = Bounds { counters_max: usize::MAX, reservations_max: usize::MAX };
+        Self { machine: Machine::new(bounds), next: 0, pending: Vec::new() }
+    }
 }
 
 impl Store {
     /// Holds every charge or none; the first that does not fit answers.
-    pub(super) fn reserve(&mut self, charges: &[Charge], now_ms: u64) -> Result<Vec<Held>, Denial> {
+    pub(super) fn reserve(&mut self, charges: &[Charge], now_ms: u64) -> Result<Held, Denial> {
         self.settle(now_ms);
-        let mut next = self.used.clone();
-        let mut held = Vec::new();
-        for charge in charges {
-            let window_start_ms = charge.window.start_ms(now_ms);
-            let fresh = Used { window_start_ms, units: 0 };
-            let used = next.entry(charge.counter.clone()).or_insert(fresh);
-            if used.window_start_ms != window_start_ms {
-                *used = fresh;
-            }
-            let units = used.units.saturating_add(charge.amount);
-            if units > charge.max {
-                let retry_after_ms = Some(charge.window.end_ms(now_ms).saturating_sub(now_ms));
-                return Err(Denial { retry_after_ms, ..Denial::clone(&charge.denial) });
-            }
-            used.units = units;
-            held.push(Held { counter: charge.counter.clone(), window_start_ms, units: charge.amount });
-        }
-        self.used = next;
-        Ok(held)
+        self.next = self.next.saturating_add(1);
+        let asked: Vec<&Charge> =
+            charges.iter().filter(|charge| charge.amount > 0 || charge.mode == Mode::Gate).collect();
+        let lines: Option<Vec<Line>> = asked.iter().map(|charge| line(charge, now_ms)).collect();
+        let Some(lines) = lines else { return Err(Denial::built_in(Reason::Internal)) };
+        let held = Held { id: self.next.to_string(), lines: lines.into() };
+        let reply = self.machine.reserve(&head(&held), &held.lines, now_ms.saturating_mul(1_000));
+        let Ok(reply) = reply else { return Err(Denial::built_in(Reason::Internal)) };
+        let (index, reason) = match reply.code {
+            Code::Held => return Ok(held),
+            Code::Limited { line } => (line, Reason::QuotaExhausted),
+            Code::NeverFits { line } => (line, Reason::NeverFits),
+            _ => return Err(Denial::built_in(Reason::Internal)),
+        };
+        let denial = asked.get(index).map(|charge| charge.terms.denial.clone());
+        let retry_after_ms = reply.standings.get(index).and_then(|standing| standing.reset_ms);
+        let retry_after_ms = retry_after_ms.filter(|_| reason == Reason::QuotaExhausted);
+        Err(denial
+            .map_or_else(|| Denial::built_in(Reason::Internal), |denial| Denial { reason, retry_after_ms, ..denial }))
     }
 
-    /// Gives back what a call held, as far as its window still is the current one.
-    pub(super) fn roll_back(&mut self, held: &[Held]) {
-        for part in held {
-            if let Some(used) = self.used.get_mut(&part.counter)
-                && used.window_start_ms == part.window_start_ms
-            {
-                used.units = used.units.saturating_sub(part.units);
-            }
-        }
+    /// Gives back what a call held.
+    pub(super) fn roll_back(&mut self, held: &Held, now_ms: u64) {
+        let how = Finish::RollBack(Speaker::Stream);
+        let done = self.machine.finish(&head(held), &held.lines, &how, now_ms.saturating_mul(1_000));
+        debug_assert!(done.is_ok(), "the machine has no bounds here");
     }
 
     /// Notes that a call will turn out to have failed at that time.
-    pub(super) fn roll_back_at(&mut self, at_ms: u64, held: Vec<Held>) {
+    pub(super) fn roll_back_at(&mut self, at_ms: u64, held: Held) {
         self.pending.push((at_ms, held));
     }
 
     fn settle(&mut self, now_ms: u64) {
         let (due, later) = std::mem::take(&mut self.pending).into_iter().partition(|(at_ms, _)| *at_ms <= now_ms);
         self.pending = later;
-        let due: Vec<(u64, Vec<Held>)> = due;
-        due.iter().for_each(|(_, held)| self.roll_back(held));
+        let due: Vec<(u64, Held)> = due;
+        due.iter().for_each(|(at_ms, held)| self.roll_back(held, *at_ms));
     }
+}
+
+fn head(held: &Held) -> Head<'_> {
+    Head { id: &held.id, digest: 0, attempt: Attempt(0), hold_ms: HOLD_MS, grace_ms: 0 }
+}
+
+fn line(charge: &Charge, now_ms: u64) -> Option<Line> {
+    let digest: [u8; 32] = sha2::Sha256::digest(charge.counter.as_str()).into();
+    let (first, _) = digest.split_at(16);
+    let streak_or_slot = matches!(charge.measure, Measure::InFlight { .. } | Measure::Streak { .. });
+    Some(Line {
+        counter: CounterId(u128::from_be_bytes(first.try_into().ok()?)),
+        label: Arc::clone(&charge.terms.label),
+        span: Span::of(&charge.measure, charge.max, now_ms)?,
+        mode: charge.mode,
+        amount: charge.amount,
+        max: charge.max,
+        strict: false,
+        release: charge.terms.on_expiry == OnExpiry::Release && !streak_or_slot,
+    })
 }

@@ -10,7 +10,7 @@ use crate::{
     clock::ManualClock,
     config::Paths,
     envoy::wire::{AttributeContext, Entry, HeaderMap, HttpResponse, RawHeader, Request},
-    quota::memory::{Bounds, MemoryLedger, settle_leaks},
+    quota::embedded::{EmbeddedLedger, settle_leaks},
     telemetry::audit::{Sink, WhenUnavailable},
 };
 
@@ -18,8 +18,8 @@ const TOKEN: &str = "mcpa_test";
 const CALL: &str = r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"once","arguments":{}}}"#;
 
 struct Rig {
-    adapter: Adapter<MemoryLedger>,
-    ledger: Arc<MemoryLedger>,
+    adapter: Adapter<EmbeddedLedger>,
+    ledger: Arc<EmbeddedLedger>,
     registry: Registry,
     folder: tempfile::TempDir,
 }
@@ -62,9 +62,9 @@ fn rig(settings: Settings) -> Rig {
     let (state, _) = State::load(&paths, 0).unwrap();
     metrics.set_servers(state.snapshot().server_names());
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(1_000_000));
-    let bounds = Bounds { counters_max: 100, reservations_max: 100 };
-    let ledger = Arc::new(MemoryLedger::new(bounds, Arc::new(|_| {})));
-    let on_leak = settle_leaks(Arc::clone(&ledger), Arc::clone(&clock), |_, _, _| {});
+    let bounds = mcp_authz_core::ledger::machine::Bounds { counters_max: 100, reservations_max: 100 };
+    let ledger = Arc::new(EmbeddedLedger::new(bounds, Arc::clone(&clock), Arc::new(|_| {})).unwrap());
+    let on_leak = settle_leaks(Arc::clone(&ledger), |_, _| {});
     let engine = Engine::new(Arc::clone(&ledger), Duration::from_secs(60), on_leak, metrics.clone());
     let audit = AuditSink::open(&Sink::File(path("audit.jsonl")), WhenUnavailable::Count, 1 << 20, metrics.clone());
     let adapter = Adapter::new(engine, Arc::new(state), clock, metrics, Arc::new(audit.unwrap()), settings);

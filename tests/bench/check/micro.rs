@@ -12,13 +12,14 @@ use mcp_authz::engine::Engine;
 use mcp_authz::envoy::check::{Adapter, Settings};
 use mcp_authz::envoy::server::{CallMeta, Check as _};
 use mcp_authz::envoy::wire;
-use mcp_authz::quota::memory::{Bounds, MemoryLedger, settle_leaks};
+use mcp_authz::quota::embedded::{EmbeddedLedger, settle_leaks};
 use mcp_authz::state::State;
 use mcp_authz::telemetry::audit::{AuditSink, Sink, WhenUnavailable};
 use mcp_authz::telemetry::metrics::Metrics;
 use mcp_authz_core::decision::Decision;
 use mcp_authz_core::document::Format;
 use mcp_authz_core::json::{Document, Limits};
+use mcp_authz_core::ledger::machine::Bounds;
 use mcp_authz_core::policy::{Policy, Source};
 use mcp_authz_core::principal::Principal;
 use prometheus_client::registry::Registry;
@@ -83,7 +84,7 @@ fn decide(policy: &str) -> anyhow::Result<f64> {
 
 /// The adapter as `serve` puts it together, without a network; no audit sink.
 struct Whole {
-    adapter: Adapter<MemoryLedger>,
+    adapter: Adapter<EmbeddedLedger>,
     runtime: tokio::runtime::Runtime,
     _folder: tempfile::TempDir,
 }
@@ -107,8 +108,9 @@ impl Whole {
         };
         let bounds =
             Bounds { counters_max: config.limits.counters_max, reservations_max: config.limits.reservations_max };
-        let ledger = Arc::new(MemoryLedger::new(bounds, Arc::new(|_| {})));
-        let on_leak = settle_leaks(Arc::clone(&ledger), Arc::clone(&clock), |_, _, _| {});
+        let ledger = EmbeddedLedger::new(bounds, Arc::clone(&clock), Arc::new(|_| {}));
+        let ledger = Arc::new(ledger.map_err(|error| error.to_string()).unwrap_or_else(|error| panic!("{error}")));
+        let on_leak = settle_leaks(Arc::clone(&ledger), |_, _| {});
         let engine = Engine::new(ledger, config.timeouts.lease, on_leak, metrics.clone());
         let audit = Arc::new(AuditSink::open(&Sink::None, WhenUnavailable::Count, 1 << 20, metrics.clone())?);
         let settings = Settings {

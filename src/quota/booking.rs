@@ -1,0 +1,202 @@
+//! From charges to what a store is asked: names blinded, windows put in, equal counters joined.
+
+use std::{fmt, sync::Arc};
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use mcp_authz_core::{
+    ledger::{Attempt, CounterId, Line, Span},
+    quota::{Charge, CounterKey, Fingerprint, LINES_MAX, Measure, Mode, OnExpiry, OnUnavailable, Terms},
+};
+use sha2::{Digest as _, Sha256};
+
+use super::{LedgerError, ReservationId};
+
+/// The keys of one store's data: under them subjects become names of counters, and settle tokens are signed.
+///
+/// Whoever reads the store learns no subject from the names without them. Made from 32 random bytes that belong to the data.
+#[derive(Clone)]
+pub struct Keys {
+    names: Hmac<Sha256>,
+    tokens: Hmac<Sha256>,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keys(…)")
+    }
+}
+
+impl Keys {
+    /// Derives both keys from one secret.
+    #[must_use]
+    pub fn derive(secret: &[u8; 32]) -> Self {
+        let root = mac(secret);
+        let key = |purpose: &[u8]| mac(&root.clone().chain_update(purpose).finalize().into_bytes());
+        Self { names: key(b"counter names 1"), tokens: key(b"settle tokens 1") }
+    }
+
+    /// The name of a counter in the store.
+    #[must_use]
+    pub fn counter(&self, key: &CounterKey) -> CounterId {
+        CounterId(u128::from_be_bytes(self.name(b"c", key.as_str().as_bytes())))
+    }
+
+    /// What the store is told of a fingerprint: without the key nobody can test guesses of arguments.
+    #[must_use]
+    pub fn fingerprint(&self, fingerprint: Fingerprint) -> Fingerprint {
+        Fingerprint(self.name(b"f", &fingerprint.0))
+    }
+
+    /// Signs the bytes of a settle token.
+    #[must_use]
+    pub fn sign(&self, bytes: &[u8]) -> [u8; 16] {
+        first_16(self.tokens.clone().chain_update(bytes))
+    }
+
+    /// Whether the signature is ours, in constant time.
+    #[must_use]
+    pub fn verify(&self, bytes: &[u8], signature: &[u8]) -> bool {
+        use subtle::ConstantTimeEq as _;
+        self.sign(bytes).ct_eq(signature).into()
+    }
+
+    fn name(&self, kind: &[u8], bytes: &[u8]) -> [u8; 16] {
+        first_16(self.names.clone().chain_update(kind).chain_update(bytes))
+    }
+}
+
+#[expect(clippy::expect_used, reason = "HMAC takes keys of every length")]
+fn mac(key: &[u8]) -> Hmac<Sha256> {
+    Hmac::new_from_slice(key).expect("HMAC takes keys of every length")
+}
+
+fn first_16(mac: Hmac<Sha256>) -> [u8; 16] {
+    let bytes: [u8; 32] = mac.finalize().into_bytes().into();
+    let (first, _) = bytes.split_at(16);
+    first.try_into().unwrap_or([0; 16])
+}
+
+/// One reservation as a store is asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Booking {
+    /// Its name.
+    pub id: ReservationId,
+    /// Which handling of the request asks.
+    pub attempt: Attempt,
+    /// Of counters, modes and amounts: keeps the id from being used for something else.
+    pub digest: u64,
+    /// What is held: at least one line, at most [`LINES_MAX`], all of different counters.
+    pub lines: Box<[Line]>,
+}
+
+/// A booking and where its lines come from.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) booking: Booking,
+    /// For each charge the index of its line; `None` for one that asks nothing.
+    pub(super) line_of: Vec<Option<usize>>,
+    /// For each line what its first charge says.
+    pub(super) terms: Box<[Arc<Terms>]>,
+}
+
+impl Booking {
+    /// Builds it; `None` if nothing has to be asked.
+    ///
+    /// Two charges of one counter are one line: the larger amount is added, once, under the smaller limit.
+    pub(super) fn prepare(
+        id: &ReservationId,
+        attempt: Attempt,
+        charges: &[Charge],
+        keys: &Keys,
+        now_ms: u64,
+    ) -> Result<Option<Prepared>, LedgerError> {
+        let mut lines: Vec<Line> = Vec::with_capacity(charges.len());
+        let mut terms = Vec::with_capacity(charges.len());
+        let mut line_of = Vec::with_capacity(charges.len());
+        for charge in charges {
+            if !asks(charge) {
+                line_of.push(None);
+                continue;
+            }
+            let counter = keys.counter(&charge.counter);
+            if let Some(index) = lines.iter().position(|line| line.counter == counter) {
+                if let Some(line) = lines.get_mut(index) {
+                    line.amount = line.amount.max(charge.amount);
+                    line.max = line.max.min(charge.max);
+                    line.strict |= charge.terms.on_unavailable == OnUnavailable::Deny;
+                    line.release &= charge.terms.on_expiry == OnExpiry::Release;
+                }
+                line_of.push(Some(index));
+                continue;
+            }
+            line_of.push(Some(lines.len()));
+            lines.push(line(charge, counter, keys, now_ms)?);
+            terms.push(Arc::clone(&charge.terms));
+        }
+        if lines.is_empty() {
+            return Ok(None);
+        }
+        if lines.len() > LINES_MAX {
+            return Err(LedgerError::Full { limit: "counters of one call" });
+        }
+        let digest = digest(&lines);
+        let booking = Booking { id: id.clone(), attempt, digest, lines: lines.into() };
+        Ok(Some(Prepared { booking, line_of, terms: terms.into() }))
+    }
+}
+
+/// Whether the store has to be asked at all: nothing is charged for an amount of zero, but a gate looks at others' charges.
+fn asks(charge: &Charge) -> bool {
+    charge.amount > 0 || charge.mode == Mode::Gate || matches!(charge.measure, Measure::InFlight { .. })
+}
+
+/// One line of a charge, or of a counter that somebody wants to look at.
+///
+/// # Errors
+/// If the time is none that a calendar knows, or a token bucket is too large to be counted exactly; loaders refuse both.
+pub(crate) fn line(charge: &Charge, counter: CounterId, keys: &Keys, now_ms: u64) -> Result<Line, LedgerError> {
+    let span = match &charge.measure {
+        Measure::Streak { fingerprint, idle_ms } => {
+            Some(Span::Streak { fingerprint: keys.fingerprint(*fingerprint), idle_ms: *idle_ms })
+        }
+        measure @ (Measure::Calendar(_)
+        | Measure::InFlight { .. }
+        | Measure::Lifetime { .. }
+        | Measure::Rolling { .. }
+        | Measure::TokenBucket { .. }) => Span::of(measure, charge.max, now_ms),
+    };
+    let span = span.ok_or_else(|| LedgerError::Refused("a window cannot be computed for this time".into()))?;
+    let in_flight = matches!(span, Span::InFlight { .. });
+    Ok(Line {
+        counter,
+        label: Arc::clone(&charge.terms.label),
+        span,
+        mode: charge.mode,
+        amount: if in_flight { 1 } else { charge.amount },
+        max: charge.max,
+        strict: charge.terms.on_unavailable == OnUnavailable::Deny,
+        release: charge.terms.on_expiry == OnExpiry::Release && !in_flight && !matches!(span, Span::Streak { .. }),
+    })
+}
+
+fn digest(lines: &[Line]) -> u64 {
+    let mut hash = Sha256::new();
+    for line in lines {
+        hash.update(line.counter.0.to_be_bytes());
+        hash.update([u8::try_from(u32::from(line.span.letter())).unwrap_or(0), mode_letter(line.mode)]);
+        hash.update(line.amount.to_be_bytes());
+    }
+    let bytes: [u8; 32] = hash.finalize().into();
+    let (first, _) = bytes.split_at(8);
+    u64::from_be_bytes(first.try_into().unwrap_or([0; 8]))
+}
+
+/// The letter of a mode in stores and journals.
+pub(crate) const fn mode_letter(mode: Mode) -> u8 {
+    match mode {
+        Mode::Attempt => b'a',
+        Mode::Consume => b'c',
+        Mode::Gate => b'g',
+        Mode::Track => b't',
+    }
+}
