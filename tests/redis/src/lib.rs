@@ -121,12 +121,20 @@ impl RedisServer {
         assert!(up, "redis-server did not come up again:\n{}", self.log());
     }
 
-    /// Freezes it with SIGSTOP: connections stay open, nothing is answered.
+    /// Freezes it with SIGSTOP: connections stay open, nothing is answered. Returns when it stands still.
     ///
     /// # Panics
     /// If the process has ended.
     pub fn stop(&self) {
         self.signal("STOP");
+        let stat = format!("/proc/{}/stat", self.child.id());
+        let mut waited = Duration::ZERO;
+        // The signal is on its way when `kill` returns.
+        while !fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T ")) {
+            assert!(waited < PATIENCE, "the redis-server does not stand still");
+            std::thread::sleep(POLL);
+            waited = waited.saturating_add(POLL);
+        }
     }
 
     /// Lets it go on after [`stop`](Self::stop).

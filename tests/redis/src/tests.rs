@@ -35,8 +35,6 @@ fn a_stopped_one_answers_when_it_goes_on_and_a_killed_one_comes_back_empty() {
     let mut connection = server.connect();
     connection.call(&["SET", "a", "b"]).unwrap();
     server.stop();
-    let status = fs::read_to_string(format!("/proc/{}/stat", server.child.id())).unwrap();
-    assert!(status.contains(") T "), "{status}");
     std::thread::scope(|scope| {
         let answer = scope.spawn(|| ping(&mut connection));
         server.cont();
