@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sha2::Digest as _;
 
 use crate::decision::{Denial, Reason};
-use crate::ledger::machine::{Bounds, Head, Machine};
+use crate::ledger::machine::{Bounds, Full, Head, Machine};
 use crate::ledger::{Attempt, Code, CounterId, Finish, Line, Span, Speaker};
 use crate::quota::{Charge, Measure, Mode, OnExpiry};
 
@@ -44,13 +44,21 @@ impl Store {
         let lines: Option<Vec<Line>> = asked.iter().map(|charge| line(charge, now_ms)).collect();
         let Some(lines) = lines else { return Err(Denial::built_in(Reason::Internal)) };
         let held = Held { id: self.next.to_string(), lines: lines.into() };
-        let reply = self.machine.reserve(&head(&held), &held.lines, now_ms.saturating_mul(1_000));
+        let reply = self.machine.reserve(&head(&held), &held.lines, now_ms.saturating_mul(1_000), || Ok::<_, Full>(()));
         let Ok(reply) = reply else { return Err(Denial::built_in(Reason::Internal)) };
         let (index, reason) = match reply.code {
             Code::Held => return Ok(held),
             Code::Limited { line } => (line, Reason::QuotaExhausted),
             Code::NeverFits { line } => (line, Reason::NeverFits),
-            _ => return Err(Denial::built_in(Reason::Internal)),
+            Code::Conflict
+            | Code::EpochChanged
+            | Code::Fenced { .. }
+            | Code::HeldBefore
+            | Code::Lost { .. }
+            | Code::NodeChanged
+            | Code::RolledBack
+            | Code::Settled
+            | Code::StaleWindows { .. } => return Err(Denial::built_in(Reason::Internal)),
         };
         let denial = asked.get(index).map(|charge| charge.terms.denial.clone());
         let retry_after_ms = reply.standings.get(index).and_then(|standing| standing.reset_ms);
@@ -62,7 +70,8 @@ impl Store {
     /// Gives back what a call held.
     pub(super) fn roll_back(&mut self, held: &Held, now_ms: u64) {
         let how = Finish::RollBack(Speaker::Stream);
-        let done = self.machine.finish(&head(held), &held.lines, &how, now_ms.saturating_mul(1_000));
+        let done =
+            self.machine.finish(&head(held), &held.lines, &how, now_ms.saturating_mul(1_000), || Ok::<_, Full>(()));
         debug_assert!(done.is_ok(), "the machine has no bounds here");
     }
 
