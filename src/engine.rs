@@ -8,13 +8,13 @@ use mcp_authz_core::{
     mcp::Message,
     policy::{Policy, no_policy},
     principal::Principal,
-    quota::Charge,
+    quota::{Charge, told, units_shown},
 };
 use tokio::time::Instant;
 
 use crate::{
     credential::Credential,
-    quota::{self, Ledger, LedgerError, OnLeak, Reservation, ReservationId, Reserve, Ticket},
+    quota::{self, Ledger, LedgerError, OnLeak, OverLimit, Reservation, ReservationId, Reserve, Ticket},
     telemetry::metrics::{Metrics, ReservationOutcome},
 };
 
@@ -113,18 +113,31 @@ impl<L: Ledger> Engine<L> {
                 (ReservationOutcome::Unmetered, Ok(None))
             }
             Ok(Ok(Reserve::OverLimit(over))) => {
-                let reason = if over.never_fits { Reason::NeverFits } else { Reason::QuotaExhausted };
-                let denial = charges.get(over.charge).map(|charge| Denial {
-                    reason,
-                    retry_after_ms: over.retry_after_ms,
-                    ..charge.terms.denial.clone()
-                });
+                let denial = charges.get(over.charge).map(|charge| refusal(charge, &over));
                 (ReservationOutcome::OverLimit, Err(denial.unwrap_or_else(|| Denial::built_in(Reason::Internal))))
             }
         };
         self.metrics.reservations(outcome, 1);
         answer
     }
+}
+
+/// What the agent is told of a limit that is used up: of the counter only where the limit says so, because whoever shares it
+/// could read the others' calls from it.
+fn refusal(charge: &Charge, over: &OverLimit) -> Denial {
+    let reason = if over.never_fits { Reason::NeverFits } else { Reason::QuotaExhausted };
+    let denial = Denial { reason, retry_after_ms: over.retry_after_ms, ..charge.terms.denial.clone() };
+    if !charge.terms.disclose {
+        return denial;
+    }
+    // Of an amount that never fits no time is told: it would invite to try again.
+    let told = if over.never_fits {
+        format!("the whole limit is {}", units_shown(charge.max, charge.terms.scale))
+    } else {
+        told(charge, over.standing)
+    };
+    let message = format!("{} ({told})", denial.message);
+    Denial { message: message.into(), ..denial }
 }
 
 fn decide(case: &Case<'_>) -> Decision {
@@ -139,3 +152,6 @@ fn unavailable(error: &LedgerError) -> Denial {
     tracing::warn!(%error, "The ledger could not answer; the call is denied.");
     Denial { retry_after_ms: error.retry_after_ms(), ..Denial::built_in(Reason::LedgerUnavailable) }
 }
+
+#[cfg(test)]
+mod tests;
