@@ -8,14 +8,14 @@ use mcp_authz_core::{
     mcp::Message,
     policy::{Policy, no_policy},
     principal::Principal,
-    quota::{Charge, told, units_shown},
+    quota::{Charge, Mode, told, units_shown},
 };
 use tokio::time::Instant;
 
 use crate::{
     credential::Credential,
     quota::{self, Ledger, LedgerError, OnLeak, OverLimit, Reservation, ReservationId, Reserve, Ticket},
-    telemetry::metrics::{Metrics, ReservationOutcome},
+    telemetry::metrics::{Metrics, QuotaOutcome, ReservationOutcome},
 };
 
 /// One authenticated request and what it is judged by.
@@ -107,18 +107,32 @@ impl<L: Ledger> Engine<L> {
             Err(_) => (ReservationOutcome::Unavailable, Err(Denial::built_in(Reason::Deadline))),
             Ok(Err(error)) => (ReservationOutcome::Unavailable, Err(unavailable(&error))),
             Ok(Ok(Reserve::Free)) => return Ok(None),
-            Ok(Ok(Reserve::Reserved(reservation))) => (ReservationOutcome::Reserved, Ok(Some(reservation))),
+            Ok(Ok(Reserve::Reserved(reservation))) => {
+                if let Some(ticket) = reservation.ticket() {
+                    self.metrics.quota_of(ticket, QuotaOutcome::Held);
+                }
+                (ReservationOutcome::Reserved, Ok(Some(reservation)))
+            }
             Ok(Ok(Reserve::Unmetered(error))) => {
                 tracing::warn!(%error, "The ledger could not answer; the call goes uncounted, as its limits say.");
+                charges.iter().for_each(|charge| self.count(charge, QuotaOutcome::Unmetered));
                 (ReservationOutcome::Unmetered, Ok(None))
             }
             Ok(Ok(Reserve::OverLimit(over))) => {
-                let denial = charges.get(over.charge).map(|charge| refusal(charge, &over));
+                charges.iter().filter(|c| c.mode == Mode::Attempt).for_each(|c| self.count(c, QuotaOutcome::Held));
+                let denial = charges.get(over.charge).map(|charge| {
+                    self.count(charge, QuotaOutcome::Refused);
+                    refusal(charge, &over)
+                });
                 (ReservationOutcome::OverLimit, Err(denial.unwrap_or_else(|| Denial::built_in(Reason::Internal))))
             }
         };
         self.metrics.reservations(outcome, 1);
         answer
+    }
+
+    fn count(&self, charge: &Charge, outcome: QuotaOutcome) {
+        self.metrics.quota(&charge.terms.policy, &charge.terms.name, outcome, charge.amount);
     }
 }
 

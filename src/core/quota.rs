@@ -118,7 +118,6 @@ pub enum CountOn {
 
 /// Outcomes that give units back although the server may have run the call. All off unless the author asks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[expect(clippy::struct_excessive_bools, reason = "a set of independent opt-ins, each named after its outcome")]
 pub struct RefundOn {
     /// The connection to the server broke after the request was sent.
     pub reset: bool,
