@@ -18,6 +18,7 @@ mod compile;
 mod condition;
 mod explain;
 mod limit;
+mod listing;
 mod terms;
 mod value;
 
@@ -27,6 +28,7 @@ pub use compile::{
 };
 pub use condition::Truth;
 pub use explain::{ConditionStep, Explanation, Step, StepKind, StepOutcome};
+pub use listing::Listed;
 
 use condition::{Compat, Condition};
 use limit::Limit;

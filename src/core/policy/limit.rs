@@ -72,6 +72,12 @@ impl Limit {
         })
     }
 
+    /// What a call of that caller would hold, with an amount of zero.
+    pub(super) fn listed(&self, policy: &str, tool: Option<&str>, who: &Principal) -> Charge {
+        let (counter, terms) = (self.key(policy, tool, who), Arc::clone(&self.terms));
+        Charge { counter, amount: 0, max: self.max, measure: self.measure.clone(), mode: Mode::Consume, terms }
+    }
+
     /// Whether some call could pass an unused counter.
     pub(super) fn can_pass(&self) -> bool {
         self.max > 0 || matches!(self.amount, Amount::From(_))
