@@ -15,6 +15,7 @@ use tokio::time::Instant;
 mod booking;
 pub mod desk;
 pub mod embedded;
+pub mod token;
 
 pub use booking::{Booking, Keys};
 
@@ -34,11 +35,13 @@ impl ReservationId {
     /// # Errors
     /// If the operating system has no randomness to give; the caller denies.
     pub fn from_envoy(http_id: &str) -> Result<Self, LedgerError> {
-        let plain = http_id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-        if http_id.is_empty() || http_id.len() > ID_BYTES_MAX || !plain {
-            return Self::random();
-        }
-        Ok(Self(Arc::from(http_id)))
+        Self::from_token(http_id).map_or_else(Self::random, Ok)
+    }
+
+    /// Takes an id out of a settle token that we signed; `None` if it is none that [`Self::from_envoy`] takes over.
+    pub(crate) fn from_token(id: &str) -> Option<Self> {
+        let plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+        (!id.is_empty() && id.len() <= ID_BYTES_MAX && plain).then(|| Self(Arc::from(id)))
     }
 
     /// 128 random bits.
