@@ -223,9 +223,7 @@ impl RedisLedger {
         let ledger = Self { shared, stop, ended: Mutex::new(Some(ended)) };
         match outcome.await {
             Ok(Err(Unlinked::Unsafe(problems))) => Err(StartError::Unsafe { place, problems }),
-            Ok(Err(Unlinked::OtherSecret)) => {
-                Err(StartError::Denied { place, why: Unlinked::OtherSecret.to_string() })
-            }
+            Ok(Err(Unlinked::OtherSecret)) => Err(StartError::Denied { place, why: Unlinked::OtherSecret.to_string() }),
             Ok(Err(Unlinked::Open(error @ (connection::OpenError::Denied(_) | connection::OpenError::File(_))))) => {
                 Err(StartError::Denied { place, why: error.to_string() })
             }
@@ -261,7 +259,8 @@ impl RedisLedger {
         let link = self.shared.link()?;
         let names = &self.shared.names;
         let keys = [names.plain("epoch"), names.plain("accepted")];
-        let value = evaluate(&link.control, &SCRIPTS.accept, &keys, &[]).await.map_err(|failure| failure.into_error(false))?;
+        let value =
+            evaluate(&link.control, &SCRIPTS.accept, &keys, &[]).await.map_err(|failure| failure.into_error(false))?;
         numbers(&value).map(|(code, ..)| code == 1).map_err(|_| Failure::Malformed.into_error(false))
     }
 

@@ -93,6 +93,19 @@ pub(super) enum OpenError {
     Timeout,
 }
 
+impl OpenError {
+    pub(super) fn of(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused(code) if failure_is_denial(&code) => OpenError::Denied(code),
+            failure => OpenError::Refused(failure),
+        }
+    }
+}
+
+fn failure_is_denial(code: &str) -> bool {
+    matches!(code, "DENIED" | "NOAUTH" | "NOPERM" | "WRONGPASS")
+}
+
 impl Opener {
     /// Reads the files of TLS, and looks whether there is a password.
     pub(super) fn new(settings: &Settings) -> Result<Self, FileProblem> {
@@ -152,8 +165,7 @@ impl Opener {
         let opened = MultiplexedConnection::new_with_config(&info, stream, config).await;
         let (inner, driver) = opened.map_err(|error| match Failure::of(&error) {
             _ if error.kind() == redis::ErrorKind::AuthenticationFailed => OpenError::Denied("WRONGPASS".to_owned()),
-            failure if failure.is_denied() => OpenError::Denied(error.code().unwrap_or("NOAUTH").to_owned()),
-            failure => OpenError::Refused(failure),
+            failure => OpenError::of(failure),
         })?;
         let (ended, end) = watch::channel(false);
         let task = tokio::spawn(async move {
@@ -214,7 +226,11 @@ impl Connection {
     }
 
     /// Asks several things at once; one answer for each.
-    pub(super) async fn ask_all(&self, pipeline: &redis::Pipeline, until: Instant) -> Result<Vec<Result<Value, Failure>>, Failure> {
+    pub(super) async fn ask_all(
+        &self,
+        pipeline: &redis::Pipeline,
+        until: Instant,
+    ) -> Result<Vec<Result<Value, Failure>>, Failure> {
         if self.has_ended() {
             return Err(Failure::Disconnected);
         }
@@ -285,7 +301,8 @@ fn connector(settings: &Settings) -> Result<TlsConnector, FileProblem> {
     let config = match (&settings.tls.certificate, &settings.tls.key) {
         (Some(certificate), Some(key)) => {
             let chain = certificates(certificate)?;
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|_| FileProblem::of(key, "holds no private key in PEM form"))?;
+            let key = PrivateKeyDer::from_pem_file(key)
+                .map_err(|_| FileProblem::of(key, "holds no private key in PEM form"))?;
             builder.with_client_auth_cert(chain, key).map_err(|error| FileProblem::of(certificate, error))?
         }
         _ => builder.with_no_client_auth(),

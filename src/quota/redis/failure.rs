@@ -92,7 +92,11 @@ impl Failure {
             "NOSCRIPT" => Failure::NoScript,
             // The arguments are read before the first write.
             _ if detail.is_some_and(|detail| detail.contains("BADARG")) => Failure::Refused("BADARG".to_owned()),
-            // A command that the user may not run can be any command of a script.
+            // A command that the user may not run can be any command of a script, after others that he may. Releases differ
+            // in how they say so.
+            "ERR" if detail.is_some_and(|detail| detail.contains("The user executing the script can't")) => {
+                Failure::Script("NOPERM".to_owned())
+            }
             "NOPERM" if !in_script => Failure::Refused(word()),
             code if NOT_APPLIED.contains(&code) => Failure::Refused(word()),
             _ => Failure::Script(word()),
@@ -140,7 +144,11 @@ impl Failure {
 
     /// `maybe` says that an earlier try of the same question may have been applied.
     pub(super) fn into_error(self, maybe: bool) -> LedgerError {
-        if maybe || self.may_be_applied() { LedgerError::Unknown(self.into()) } else { LedgerError::Refused(self.into()) }
+        if maybe || self.may_be_applied() {
+            LedgerError::Unknown(self.into())
+        } else {
+            LedgerError::Refused(self.into())
+        }
     }
 }
 

@@ -43,9 +43,11 @@ const BEAT_SLACK_MS: u64 = 2_000;
 pub(super) enum Unlinked {
     /// A question on the way failed.
     #[error("the quota store failed")]
-    Failed(#[from] Failure),
+    Failed(#[source] Failure),
     /// It names its counters with another secret than ours.
-    #[error("the quota store names its counters with another secret: `secret_file` differs from that of other replicas")]
+    #[error(
+        "the quota store names its counters with another secret: `secret_file` differs from that of other replicas"
+    )]
     OtherSecret,
     /// It does not open.
     #[error("the quota store does not open")]
@@ -56,6 +58,20 @@ pub(super) enum Unlinked {
     /// It must not be used as it is.
     #[error("the quota store is unsafe: {}", join(.0))]
     Unsafe(Vec<Problem>),
+}
+
+impl From<Failure> for Unlinked {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused(code) | Failure::Script(code) if code == "NOPERM" => {
+                Unlinked::Unsafe(vec![Problem::Restricted { code }])
+            }
+            Failure::Refused(code) if matches!(&*code, "NOAUTH" | "DENIED" | "WRONGPASS") => {
+                Unlinked::Open(OpenError::Denied(code))
+            }
+            failure => Unlinked::Failed(failure),
+        }
+    }
 }
 
 fn join(problems: &[Problem]) -> String {
@@ -243,11 +259,7 @@ impl Keeper {
     }
 
     /// Connections of their own for reservations and for second tries, each of them seen to lead to the same server.
-    async fn others(
-        &self,
-        place: &super::Place,
-        run_id: &str,
-    ) -> Result<(Connection, Vec<Connection>), Unlinked> {
+    async fn others(&self, place: &super::Place, run_id: &str) -> Result<(Connection, Vec<Connection>), Unlinked> {
         let count = match self.shared.settings.durability {
             Durability::Async => 1,
             Durability::Wait(_) => CONNECTIONS_WITH_WAIT,
@@ -414,7 +426,10 @@ impl Keeper {
             tell(control, &head, batch).await?;
         }
         if !entries.is_empty() {
-            tracing::info!(bookings = entries.len(), "Bookings of the last seconds were told to the quota store again.");
+            tracing::info!(
+                bookings = entries.len(),
+                "Bookings of the last seconds were told to the quota store again."
+            );
         }
         Ok(())
     }

@@ -8,53 +8,56 @@ use mcp_authz_core::{
     quota::{Fingerprint, Mode},
 };
 
+use tokio::time::sleep;
+
 use super::{
     connection::Connection,
     failure::Failure,
     keeper::Unlinked,
     script::{Form, Head, Names, finished, numbers, reply},
-    server::{Problem, until},
+    server::until,
 };
 use crate::quota::{Booking, ReservationId, random_bytes};
 
 /// How long anything of it stays, ms.
 const SHORT_MS: u64 = 1_000;
 
+/// Older than the rolling window.
+const AGED: Duration = Duration::from_millis(5);
+
 /// Runs it.
-pub(super) async fn run(
-    connection: &Connection,
-    names: &Names,
-    epoch: &str,
-    node: &str,
-) -> Result<(), Unlinked> {
+pub(super) async fn run(connection: &Connection, names: &Names, epoch: &str, node: &str) -> Result<(), Unlinked> {
     let head = Head { names, epoch, node };
     let booking = booking().ok_or(Failure::Disconnected)?;
+    let later = Booking { id: ReservationId::random().map_err(|_| Failure::Disconnected)?, ..booking.clone() };
     let hold = Duration::from_millis(SHORT_MS);
     let how = Finish::RollBack(Speaker::Stream);
     let questions = [
         head.peek(Form::Text, &booking.lines),
         head.reserve(Form::Text, &booking, hold),
+        head.reserve(Form::Text, &later, hold),
         head.renew(Form::Text, &booking, hold),
         head.finish(Form::Text, &booking, &how),
+        head.finish(Form::Text, &later, &how),
         head.replay(Form::Text, &booking, hold, 0, None),
         head.reset(Form::Text, &booking.lines),
     ];
     for (index, question) in questions.iter().enumerate() {
         let value = match connection.ask(question, until()).await {
-            Err(failure) if failure.is_denied() => {
-                let code = if let Failure::Refused(code) | Failure::Script(code) = failure { code } else { String::new() };
-                return Err(Unlinked::Unsafe(vec![Problem::Restricted { code }]));
-            }
             // Counters are not needed to run; whoever reserves is told no.
             Err(Failure::Refused(code)) if matches!(&*code, "OOM" | "MISCONF" | "NOREPLICAS") => return Ok(()),
             answer => answer?,
         };
         let read = match index {
-            0 | 1 => reply(&value, booking.lines.len()).map(|_| ()),
-            3 => finished(&value).map(|_| ()),
+            0..=2 => reply(&value, booking.lines.len()).map(|_| ()),
+            4 | 5 => finished(&value).map(|_| ()),
             _ => numbers(&value).map(|_| ()),
         };
         read.map_err(|_| Failure::Malformed)?;
+        if index == 1 {
+            // The second finds a bucket that is out.
+            sleep(AGED).await;
+        }
     }
     Ok(())
 }
@@ -62,11 +65,11 @@ pub(super) async fn run(
 fn booking() -> Option<Booking> {
     let random = u128::from_be_bytes(random_bytes().ok()?);
     let spans = [
-        Span::Rolling { bucket_ms: SHORT_MS, buckets: 1 },
+        Span::Rolling { bucket_ms: 1, buckets: 1 },
         Span::InFlight { lease_ms: SHORT_MS },
         Span::Lifetime { idle_ms: SHORT_MS },
         Span::Streak { fingerprint: Fingerprint([0; 16]), idle_ms: SHORT_MS },
-        Span::TokenBucket { interval_us: SHORT_MS, burst_us: SHORT_MS },
+        Span::TokenBucket { interval_us: SHORT_MS, burst_us: 10 * SHORT_MS },
     ];
     let line = |span: Span| Line {
         counter: CounterId(random),
@@ -74,7 +77,7 @@ fn booking() -> Option<Booking> {
         span,
         mode: Mode::Consume,
         amount: 1,
-        max: 1,
+        max: 10,
         strict: false,
         release: matches!(span, Span::Rolling { .. } | Span::Lifetime { .. }),
     };

@@ -181,7 +181,14 @@ impl Head<'_> {
     }
 
     /// `since_ms` is when it was held, in the store's time; windows are chosen as the script chose them then.
-    pub(super) fn replay(&self, form: Form, booking: &Booking, hold: Duration, since_ms: u64, settled: Option<&[u64]>) -> Cmd {
+    pub(super) fn replay(
+        &self,
+        form: Form,
+        booking: &Booking,
+        hold: Duration,
+        since_ms: u64,
+        settled: Option<&[u64]>,
+    ) -> Cmd {
         let mut command = self.start(&SCRIPTS.replay, form, booking.id.as_str(), &booking.lines, Pending::None);
         let state = if settled.is_some() { "c" } else { "h" };
         command.arg(state).arg(millis(hold).saturating_add(GRACE_MS)).arg(GRACE_MS).arg(booking.id.as_str());
@@ -275,7 +282,11 @@ fn push_amount(command: &mut Cmd, line: &Line, amount: u64, max: u64, last: &str
 fn window(line: &Line, since_ms: u64) -> (u64, u64) {
     match line.span {
         Span::Calendar { start_ms, end_ms, next_end_ms } => {
-            if since_ms < end_ms { (start_ms, end_ms) } else { (end_ms, next_end_ms) }
+            if since_ms < end_ms {
+                (start_ms, end_ms)
+            } else {
+                (end_ms, next_end_ms)
+            }
         }
         Span::InFlight { lease_ms } => (0, since_ms.saturating_add(lease_ms)),
         Span::Lifetime { idle_ms: 0 } => (0, 0),

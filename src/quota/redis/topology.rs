@@ -60,7 +60,7 @@ async fn by_sentinels(opener: &Opener, sentinels: &[Place], master: &str) -> Res
         let mut command = Cmd::new();
         command.arg("SENTINEL").arg("get-master-addr-by-name").arg(master);
         match connection.ask(&command, until()).await {
-            Err(failure) => last = OpenError::Refused(failure),
+            Err(failure) => last = OpenError::of(failure),
             Ok(value) => {
                 let texts = texts(&value);
                 let [host, port] = texts.as_slice() else { continue };
@@ -93,7 +93,7 @@ async fn by_nodes(opener: &Opener, nodes: &[Place], slot: u16) -> Result<Master,
         let mut command = Cmd::new();
         command.arg("CLUSTER").arg("SLOTS");
         match connection.ask(&command, until()).await {
-            Err(failure) => last = OpenError::Refused(failure),
+            Err(failure) => last = OpenError::of(failure),
             Ok(value) => {
                 if let Some(master) = master_of(&value, slot, place) {
                     return Ok(master);

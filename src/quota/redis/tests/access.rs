@@ -44,7 +44,10 @@ fn file(folder: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
 }
 
 async fn refused(settings: Settings) -> String {
-    RedisLedger::connect(settings, Arc::new(SystemClock::new()), Arc::new(|_| {})).await.unwrap_err().to_string()
+    match RedisLedger::connect(settings, Arc::new(SystemClock::new()), Arc::new(|_| {})).await {
+        Ok(ledger) => format!("it was not refused: {ledger:?}"),
+        Err(error) => error.to_string(),
+    }
 }
 
 fn add_user(server: &RedisServer, password: &str, rights: &[&str]) {
@@ -166,12 +169,15 @@ async fn tls_trusts_whom_it_is_told_to() {
     let pem = |name: &str, text: &str| file(&folder, name, text);
     let authority_key = rcgen::KeyPair::generate().unwrap();
     let mut authority = rcgen::CertificateParams::new(vec![]).unwrap();
+    // A certificate of the same name as its authority would pass for one that signed itself.
+    authority.distinguished_name.push(rcgen::DnType::CommonName, "authority");
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let ca = pem("ca", &authority.self_signed(&authority_key).unwrap().pem());
     let issuer = rcgen::Issuer::new(authority, authority_key);
     let issue = |name: &str, host: &str| {
         let key = rcgen::KeyPair::generate().unwrap();
-        let certificate = rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+        let certificate =
+            rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
         (pem(&format!("{name}.crt"), &certificate.pem()), pem(&format!("{name}.key"), &key.serialize_pem()))
     };
     let ((server_crt, server_key), (client_crt, client_key)) = (issue("server", "localhost"), issue("client", "us"));
@@ -193,9 +199,13 @@ async fn tls_trusts_whom_it_is_told_to() {
         ..settings(&server)
     };
     let files = TlsFiles { ca: Some(ca), certificate: Some(client_crt), key: Some(client_key) };
-    let (ledger, _) = ready(tls("localhost", files.clone())).await;
+    let (ledger, _) = start(tls("localhost", files.clone())).await;
+    assert!(ledger.connected(soon()).await, "{}", server.log());
     assert_eq!(ledger.reserve(&call(&ledger, "1", 9), HOLD, soon()).await.unwrap().code, Code::Held);
-    assert!(refused(tls("127.0.0.1", files.clone())).await.contains("TLS failed"), "another name than the certificate's");
+    assert!(
+        refused(tls("127.0.0.1", files.clone())).await.contains("TLS failed"),
+        "another name than the certificate's"
+    );
     let stranger = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let other = TlsFiles { ca: Some(pem("other", &stranger.cert.pem())), ..files.clone() };
     assert!(refused(tls("localhost", other)).await.contains("TLS failed"));

@@ -47,7 +47,10 @@ async fn an_accepted_loss_stays_accepted_when_others_come_back() {
     tell(&server, &["FLUSHALL"]);
     for ledger in [&ledger, &away] {
         wait_for("it is in use again", async || {
-            matches!(ledger.reserve(&call(ledger, "x", 5), HOLD, soon()).await, Ok(Reply { code: Code::Lost { .. }, .. }))
+            matches!(
+                ledger.reserve(&call(ledger, "x", 5), HOLD, soon()).await,
+                Ok(Reply { code: Code::Lost { .. }, .. })
+            )
         })
         .await;
     }

@@ -135,18 +135,20 @@ async fn a_call_that_goes_uncounted_is_counted_when_the_store_is_back() {
 #[tokio::test]
 async fn a_hold_counts_when_replicas_have_it_or_not_at_all() {
     let server = RedisServer::start(&[]);
-    let durable = Settings {
-        durability: Durability::Wait(1),
-        wait_timeout: Duration::from_millis(100),
-        ..settings(&server)
-    };
+    let durable =
+        Settings { durability: Durability::Wait(1), wait_timeout: Duration::from_millis(500), ..settings(&server) };
     let (ledger, said) = ready(durable).await;
     let alone = call(&ledger, "0", 99);
     let error = ledger.reserve(&alone, HOLD, soon()).await.unwrap_err();
     assert!(error.may_be_applied() && said.has(Event::Outage(Outage::NotDurable)), "{error:?}");
     ledger.finish(&alone, &own(&alone)).await.unwrap();
     let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &server.port().to_string()]);
-    wait_for("it is replicated", async || server.cli(&["WAIT", "1", "50"]) == "1").await;
+    let mut writer = server.connect();
+    wait_for("it is replicated", async || {
+        writer.call(&["SET", "x", "y"]).unwrap();
+        writer.call(&["WAIT", "1", "50"]).unwrap().int() == Some(1)
+    })
+    .await;
     let calls: Vec<_> = (1..=20).map(|n| call(&ledger, &n.to_string(), 99)).collect();
     let mut all = tokio::task::JoinSet::new();
     let ledger = Arc::new(ledger);
