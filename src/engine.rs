@@ -86,6 +86,11 @@ impl<L: Ledger> Engine<L> {
         Self { ledger, hold, on_leak, metrics }
     }
 
+    /// The ledger that calls are held in.
+    pub fn ledger(&self) -> &Arc<L> {
+        &self.ledger
+    }
+
     /// Judges, reserves and binds the server's credential, in that order; gives the reservation back when a later step
     /// fails.
     ///
