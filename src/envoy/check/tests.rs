@@ -1,4 +1,4 @@
-use std::fs;
+use std::{fs, future::Future};
 
 use bytes::Bytes;
 use mcp_authz_core::grant::TokenDigest;
@@ -9,8 +9,9 @@ use super::*;
 use crate::{
     clock::ManualClock,
     config::Paths,
-    envoy::wire::{AttributeContext, Entry, HeaderMap, HttpResponse, RawHeader, Request},
+    envoy::wire::{AttributeContext, CheckResponse, Entry, HeaderMap, HttpResponse, RawHeader, Request},
     quota::embedded::{EmbeddedLedger, settle_leaks},
+    settle::Settler,
     telemetry::audit::{Sink, WhenUnavailable},
 };
 
@@ -20,6 +21,7 @@ const CALL: &str = r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"n
 struct Rig {
     adapter: Adapter<EmbeddedLedger>,
     ledger: Arc<EmbeddedLedger>,
+    settling: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
     registry: Registry,
     folder: tempfile::TempDir,
 }
@@ -67,8 +69,17 @@ fn rig(settings: Settings) -> Rig {
     let on_leak = settle_leaks(Arc::clone(&ledger), |_, _| {});
     let engine = Engine::new(Arc::clone(&ledger), Duration::from_secs(60), on_leak, metrics.clone());
     let audit = AuditSink::open(&Sink::File(path("audit.jsonl")), WhenUnavailable::Count, 1 << 20, metrics.clone());
-    let adapter = Adapter::new(engine, Arc::new(state), clock, metrics, Arc::new(audit.unwrap()), settings);
-    Rig { adapter, ledger, registry, folder }
+    let audit = Arc::new(audit.unwrap());
+    let settler = Settler {
+        ledger: Arc::clone(&ledger),
+        clock: Arc::clone(&clock),
+        metrics: metrics.clone(),
+        audit: Arc::clone(&audit),
+        hold: Duration::from_secs(60),
+    };
+    let (settlements, settling) = settler.start();
+    let adapter = Adapter::new(engine, Arc::new(state), clock, metrics, audit, settings, settlements);
+    Rig { adapter, ledger, settling: Box::pin(settling), registry, folder }
 }
 
 /// A request as Envoy sends it for an allowed call; tests change what they are about.
@@ -117,7 +128,7 @@ impl Rig {
         received: Instant,
         grpc_timeout: Option<Duration>,
     ) -> CheckResponse {
-        let response = self.adapter.check(request, CallMeta { received, grpc_timeout }).await;
+        let response = self.adapter.check(request, CallMeta { received, grpc_timeout }).await.sent();
         let allows = matches!(response.http_response, Some(HttpResponse::Ok(_)));
         assert_eq!(response.status.as_ref().map(|status| status.code == 0), Some(allows), "status and answer agree");
         response

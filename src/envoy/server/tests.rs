@@ -55,7 +55,7 @@ impl Drop for Ended {
 }
 
 impl Check for Script {
-    async fn check(&self, request: CheckRequest, meta: CallMeta) -> CheckResponse {
+    async fn check(&self, request: CheckRequest, meta: CallMeta) -> Answered {
         let _ended = Ended(self.dropped.clone());
         let name = thread::current().name().unwrap_or_default().to_owned();
         self.threads.lock().unwrap().insert(name);
@@ -72,7 +72,7 @@ impl Check for Script {
         }
         let status = Some(Status { code: 0, message: String::new() });
         let http_response = Some(HttpResponse::Ok(OkHttpResponse::default()));
-        CheckResponse { status, http_response, dynamic_metadata: None }
+        CheckResponse { status, http_response, dynamic_metadata: None }.into()
     }
 }
 
