@@ -124,6 +124,8 @@ pub struct Limits {
     pub counters_max: usize,
     /// Reservations open at the same time: 100 to 10,000,000, default 100,000.
     pub reservations_max: usize,
+    /// Counters that have series of their own in the metrics: 0 to 100,000, default 1,000.
+    pub metric_counters_max: usize,
 }
 
 impl Limits {

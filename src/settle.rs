@@ -8,6 +8,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use mcp_authz_core::{
     audit::Settlement,
     ledger::{Finish, Finished, Span, Speaker},
+    quota::Mode,
     settle::{Change, Facts, Plan, plan},
 };
 use tokio::{
@@ -20,11 +21,11 @@ use crate::{
     clock::Clock,
     quota::{
         Ledger, LedgerError,
-        token::{TOKEN_BYTES_MAX, Token},
+        token::{TOKEN_BYTES_MAX, Token, TokenError},
     },
     telemetry::{
         audit::AuditSink,
-        metrics::{Metrics, SettlementOutcome},
+        metrics::{Label as _, Metrics, QuotaOutcome, SettlementOutcome},
     },
 };
 
@@ -109,7 +110,7 @@ impl<L: Ledger> Settler<L> {
             let token = match Token::read(&token, &self.ledger.keys()) {
                 Ok(token) => token,
                 Err(error) => {
-                    self.refuse(&error, &mut warned);
+                    self.refuse(error, &mut warned);
                     continue;
                 }
             };
@@ -126,7 +127,7 @@ impl<L: Ledger> Settler<L> {
     }
 
     /// A token that is not ours, or not readable. Its text is written nowhere.
-    fn refuse(&self, error: &crate::quota::token::TokenError, warned: &mut Option<Instant>) {
+    fn refuse(&self, error: TokenError, warned: &mut Option<Instant>) {
         self.metrics.settlements(SettlementOutcome::Forged, 1);
         self.record(SettlementOutcome::Forged, None, None);
         if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
@@ -152,7 +153,8 @@ impl<L: Ledger> Settler<L> {
                 return has_slot.then_some(Work { token, task: Task::Renew });
             }
         };
-        let without_change = if facts.fate.is_known() { SettlementOutcome::Confirmed } else { SettlementOutcome::Unknown };
+        let without_change =
+            if facts.fate.is_known() { SettlementOutcome::Confirmed } else { SettlementOutcome::Unknown };
         let (how, outcome) = match plan(lines, &token.promises, facts) {
             Plan::Keep => {
                 self.report(without_change, &token, facts);
@@ -185,7 +187,11 @@ impl<L: Ledger> Settler<L> {
             }
             Task::Finish { how, outcome, facts } => {
                 let outcome = match self.finish(&token, &how).await {
-                    Ok(finished) => came_to(finished, outcome),
+                    Ok(finished) => {
+                        let outcome = came_to(finished, outcome);
+                        self.count(outcome, &token, &how);
+                        outcome
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "A reservation could not be settled; its units count as spent.");
                         SettlementOutcome::Failed
@@ -216,6 +222,28 @@ impl<L: Ledger> Settler<L> {
         }
     }
 
+    /// What changed, by counter.
+    fn count(&self, outcome: SettlementOutcome, token: &Token, how: &Finish) {
+        if !matches!(outcome, SettlementOutcome::Refunded | SettlementOutcome::Surplus) {
+            return;
+        }
+        for (index, (line, name)) in token.booking.lines.iter().zip(&token.names).enumerate() {
+            let actual = match how {
+                Finish::RollBack(_) => 0,
+                Finish::Settle(actual) => actual.get(index).copied().unwrap_or(line.amount),
+            };
+            let keeps =
+                matches!(line.mode, Mode::Gate) || (matches!(how, Finish::RollBack(_)) && line.mode == Mode::Attempt);
+            if actual < line.amount && !keeps {
+                let back = line.amount.saturating_sub(actual);
+                self.metrics.quota(&token.policy, name, QuotaOutcome::Refunded, back);
+            } else if actual > line.amount && !keeps {
+                let more = actual.saturating_sub(line.amount);
+                self.metrics.quota(&token.policy, name, QuotaOutcome::Held, more);
+            }
+        }
+    }
+
     fn report(&self, outcome: SettlementOutcome, token: &Token, facts: Facts) {
         self.metrics.settlements(outcome, 1);
         let is_told = match outcome {
@@ -236,13 +264,12 @@ impl<L: Ledger> Settler<L> {
     }
 
     fn record(&self, outcome: SettlementOutcome, token: Option<&Token>, facts: Option<Facts>) {
-        use crate::telemetry::metrics::Label as _;
         let record = Settlement {
             time_ms: self.clock.now_ms(),
             outcome: outcome.name(),
             facts,
             reservation: token.map(|token| token.booking.id.as_str()),
-            policy: token.map(|token| token.policy),
+            policy: token.map(|token| token.policy_digest),
             issued_ms: token.map(|token| token.issued_ms),
             lines: token.map_or(&[], |token| &token.booking.lines),
         };

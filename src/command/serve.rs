@@ -36,11 +36,12 @@ use crate::{
     },
     quota::embedded::{EmbeddedLedger, settle_leaks},
     settle::Settler,
+    snapshot::Snapshot,
     state::{Reloaded, State},
     telemetry::{
         audit::{AuditSink, WhenUnavailable},
         log,
-        metrics::{ErrorKind, Metrics, ReservationOutcome},
+        metrics::{ErrorKind, Metrics, QuotaOutcome, ReservationOutcome},
     },
 };
 
@@ -116,7 +117,7 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry, clock.now_ms());
-    let state = load(&config.paths, &metrics, clock.now_ms())?;
+    let state = load(&config.paths, config.limits, &metrics, clock.now_ms())?;
     let audit = open_audit(&config.audit, &metrics)?;
     let tls = load_tls(&config)?;
     let server = bind(&config, tls.clone(), &metrics).await?;
@@ -179,12 +180,22 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
     Ok(())
 }
 
-fn load(paths: &Paths, metrics: &Metrics, now_ms: u64) -> Result<Arc<State>, ExitCode> {
+fn load(paths: &Paths, limits: Limits, metrics: &Metrics, now_ms: u64) -> Result<Arc<State>, ExitCode> {
     let (state, warnings) = State::load(paths, now_ms).map_err(|defects| refuse(&defects))?;
     warn_of(&warnings);
     metrics.set_servers(state.snapshot().server_names());
+    set_counters(metrics, &state.snapshot(), limits);
     metrics.config_taken(now_ms);
     Ok(Arc::new(state))
+}
+
+/// Every counter of every policy becomes a label, as far as the limit goes.
+fn set_counters(metrics: &Metrics, snapshot: &Snapshot, limits: Limits) {
+    let terms = snapshot.policies().flat_map(|policy| policy.terms());
+    let left_out = metrics.set_counters(terms.map(|terms| (&*terms.policy, &*terms.name)), limits.metric_counters_max);
+    if left_out > 0 {
+        tracing::warn!(left_out, "More counters than limits.metric_counters_max: the rest is measured as `_other`.");
+    }
 }
 
 fn warn_of(warnings: &[Defect]) {
@@ -271,10 +282,13 @@ fn engine(config: &Config, clock: &Arc<dyn Clock>, metrics: &Metrics) -> Result<
     let ledger = EmbeddedLedger::new(bounds, Arc::clone(clock), expired);
     let ledger = Arc::new(ledger.map_err(|error| fail("the ledger", &error))?);
     let counted = metrics.clone();
-    let on_leak = settle_leaks(Arc::clone(&ledger), move |_, finished| {
+    let on_leak = settle_leaks(Arc::clone(&ledger), move |ticket, finished| {
         counted.reservations(ReservationOutcome::Leaked, 1);
         match finished {
-            Ok(Finished::Now { .. }) => counted.reservations(ReservationOutcome::RolledBack, 1),
+            Ok(Finished::Now { .. }) => {
+                counted.reservations(ReservationOutcome::RolledBack, 1);
+                counted.quota_of(ticket, QuotaOutcome::Refunded);
+            }
             Ok(_) => {}
             Err(error) => {
                 counted.error(ErrorKind::Ledger);
@@ -385,6 +399,7 @@ impl Reloader {
                 warn_of(&warnings);
                 self.take_settings(&config);
                 self.metrics.set_servers(self.state.snapshot().server_names());
+                set_counters(&self.metrics, &self.state.snapshot(), config.limits);
                 self.metrics.config_taken(now_ms);
                 tracing::info!(%from, %to, changed, "Configuration reloaded.");
             }

@@ -244,6 +244,7 @@ fn limits(parent: &Fields<'_>) -> Option<Limits> {
         "headers_max",
         "counters_max",
         "reservations_max",
+        "metric_counters_max",
     ];
     let section = Section::of(parent, "limits", &keys)?;
     let body_bytes_max = section.size("body_bytes_max", 1_048_576, 1_024, 67_108_864);
@@ -254,6 +255,7 @@ fn limits(parent: &Fields<'_>) -> Option<Limits> {
     let headers_max = section.size("headers_max", 200, 10, 10_000);
     let counters_max = section.size("counters_max", 1_000_000, 100, 100_000_000);
     let reservations_max = section.size("reservations_max", 100_000, 100, 10_000_000);
+    let metric_counters_max = section.size("metric_counters_max", 1_000, 0, 100_000);
     Some(Limits {
         body_bytes_max: body_bytes_max?,
         json_depth_max: json_depth_max?,
@@ -263,6 +265,7 @@ fn limits(parent: &Fields<'_>) -> Option<Limits> {
         headers_max: headers_max?,
         counters_max: counters_max?,
         reservations_max: reservations_max?,
+        metric_counters_max: metric_counters_max?,
     })
 }
 

@@ -41,6 +41,7 @@ impl Config {
                 "headers_max": limits.headers_max,
                 "counters_max": limits.counters_max,
                 "reservations_max": limits.reservations_max,
+                "metric_counters_max": limits.metric_counters_max,
             },
             "timeouts": {
                 "check_ms": ms(timeouts.check),

@@ -38,6 +38,7 @@ fn every_setting_has_its_default() {
         headers_max: 200,
         counters_max: 1_000_000,
         reservations_max: 100_000,
+        metric_counters_max: 1_000,
     };
     assert_eq!(config.limits, limits);
     let timeouts = [config.timeouts.check, config.timeouts.margin, config.timeouts.lease, config.timeouts.drain];
@@ -56,7 +57,7 @@ fn every_setting_is_read() {
 tls: {certificate: tls/tls.crt, key: /k, client_ca: ca, allowed_sans: ['spiffe://c/ns/mesh/sa/envoy']}
 danger_plaintext_tcp: false
 paths: {policies: p, servers: /s.yaml, grants: ../g, credentials: c}
-limits: {body_bytes_max: 1024, json_depth_max: 8, json_nodes_max: 100, checks_in_flight_max: 1, header_bytes_max: 1024, headers_max: 10, counters_max: 100, reservations_max: 101}
+limits: {body_bytes_max: 1024, json_depth_max: 8, json_nodes_max: 100, checks_in_flight_max: 1, header_bytes_max: 1024, headers_max: 10, counters_max: 100, reservations_max: 101, metric_counters_max: 0}
 timeouts: {check_ms: 10, margin_ms: 9, lease_ms: 1000, drain_ms: 0}
 envoy: {accept_lossy_body: true}
 audit: {sink: audit.jsonl, fail_closed: true, buffer_bytes_max: 65536}
@@ -76,7 +77,7 @@ log: {level: debug, format: json}
     assert_eq!(clients.allowed_sans, ["spiffe://c/ns/mesh/sa/envoy"]);
     assert_eq!(config.paths.policies, Path::new("/etc/x/p"));
     assert_eq!(config.paths.servers, Path::new("/s.yaml"));
-    assert_eq!(config.limits.reservations_max, 101);
+    assert_eq!((config.limits.reservations_max, config.limits.metric_counters_max), (101, 0));
     assert_eq!((config.limits.json().depth_max, config.limits.headers().count_max), (8, 10));
     assert_eq!(config.timeouts.margin, Duration::from_millis(9));
     assert!(config.envoy.accept_lossy_body && config.audit.fail_closed);
@@ -95,6 +96,7 @@ fn every_number_has_a_range() {
         ("limits", "headers_max", 10, 10_000),
         ("limits", "counters_max", 100, 100_000_000),
         ("limits", "reservations_max", 100, 10_000_000),
+        ("limits", "metric_counters_max", 0, 100_000),
         ("timeouts", "check_ms", 21, 60_000),
         ("timeouts", "margin_ms", 0, 999),
         ("timeouts", "lease_ms", 1_000, 86_400_000),

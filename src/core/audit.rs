@@ -304,8 +304,15 @@ mod tests {
                 r#""counters":["deletions:hour-utc","deletions:hour-utc"]}"#
             )
         );
-        settlement =
-            Settlement { facts: None, reservation: None, policy: None, issued_ms: None, lines: &[], outcome: "forged", ..settlement };
+        settlement = Settlement {
+            facts: None,
+            reservation: None,
+            policy: None,
+            issued_ms: None,
+            lines: &[],
+            outcome: "forged",
+            ..settlement
+        };
         out.clear();
         settlement.write(&mut out);
         assert_eq!(out, r#"{"time":"2026-06-16T10:05:00.007Z","event":"settlement","outcome":"forged"}"#);

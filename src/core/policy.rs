@@ -18,6 +18,7 @@ mod compile;
 mod condition;
 mod explain;
 mod limit;
+mod terms;
 mod value;
 
 pub use compile::{

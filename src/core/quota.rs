@@ -5,8 +5,10 @@ use std::{fmt, sync::Arc};
 use crate::decision::Denial;
 
 mod calendar;
+mod told;
 
 pub use calendar::{Bounds, Calendar, Unit, Weekday, Zone};
+pub use told::{time_shown, told, units_shown};
 
 /// Counters that one call may touch. Beyond it the call is denied: a store must bound what one script does.
 pub const LINES_MAX: usize = 32;
@@ -116,7 +118,6 @@ pub enum CountOn {
 
 /// Outcomes that give units back although the server may have run the call. All off unless the author asks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[expect(clippy::struct_excessive_bools, reason = "a set of independent opt-ins, each named after its outcome")]
 pub struct RefundOn {
     /// The connection to the server broke after the request was sent.
     pub reset: bool,

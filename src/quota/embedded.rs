@@ -14,7 +14,7 @@ use mcp_authz_core::ledger::{
 };
 use tokio::time::Instant;
 
-use super::{Booking, Keys, Ledger, LedgerError, OnLeak, random_bytes};
+use super::{Booking, Keys, Ledger, LedgerError, OnLeak, Ticket, random_bytes};
 use crate::clock::Clock;
 
 /// How long entries are kept beyond their time: for clocks that differ. One process has one clock.
@@ -124,9 +124,9 @@ impl Ledger for EmbeddedLedger {
 /// ledger's own mutex. `report` is told what came of it and must not block.
 pub fn settle_leaks(
     ledger: Arc<EmbeddedLedger>,
-    report: impl Fn(&Booking, Result<Finished, LedgerError>) + Send + Sync + 'static,
+    report: impl Fn(&Ticket, Result<Finished, LedgerError>) + Send + Sync + 'static,
 ) -> OnLeak {
-    Arc::new(move |booking, how| report(&booking, ledger.finish_now(&booking, &how)))
+    Arc::new(move |ticket, how| report(&ticket, ledger.finish_now(&ticket.booking, &how)))
 }
 
 fn head(booking: &Booking, hold_ms: u64) -> Head<'_> {

@@ -194,7 +194,7 @@ impl LedgerError {
 
 /// Told of a reservation that ended without the store hearing of it, and how it was to end. Called from `drop`: must not block
 /// for long and must not panic.
-pub type OnLeak = Arc<dyn Fn(Arc<Booking>, Finish) + Send + Sync>;
+pub type OnLeak = Arc<dyn Fn(Ticket, Finish) + Send + Sync>;
 
 /// Units are held and someone must end it. Every exit takes `self`, so it ends at most once:
 ///
@@ -395,7 +395,7 @@ impl<L: Ledger> Drop for Reservation<L> {
     fn drop(&mut self) {
         if let Some(ticket) = self.held.take() {
             let how = Finish::RollBack(Speaker::Attempt(ticket.booking.attempt));
-            (self.on_leak)(ticket.booking, how);
+            (self.on_leak)(ticket, how);
         }
     }
 }

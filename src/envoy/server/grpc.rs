@@ -284,9 +284,15 @@ mod tests {
     #[test]
     fn what_is_owed_is_told_when_the_message_leaves_and_not_before() {
         let told = std::sync::Arc::default();
-        let answer = || reply(&crate::envoy::wire::CheckResponse::refused(403), Some(Box::new(Debt(std::sync::Arc::clone(&told)))));
+        let answer = || {
+            reply(&crate::envoy::wire::CheckResponse::refused(403), Some(Box::new(Debt(std::sync::Arc::clone(&told)))))
+        };
         drop(answer());
-        assert_eq!(std::mem::take(&mut *told.lock().unwrap()), ["dropped"], "the stream was gone before the message left");
+        assert_eq!(
+            std::mem::take(&mut *told.lock().unwrap()),
+            ["dropped"],
+            "the stream was gone before the message left"
+        );
         let mut response = answer();
         assert!(told.lock().unwrap().is_empty());
         let polled = Pin::new(response.body_mut()).poll_frame(&mut Context::from_waker(std::task::Waker::noop()));

@@ -96,7 +96,11 @@ mod tests {
         assert_eq!(read(&two, 3), (vec![Bytes::from_static(b"abc"), Bytes::new()], None));
         assert_eq!(read(&[], 3), (vec![], None));
         assert_eq!(read(&[b"\0\0\0\0\x04abcd"], 3), (vec![], Some(tonic::Code::OutOfRange)));
-        assert_eq!(read(&[b"\0\xff\xff\xff\xff"], 3), (vec![], Some(tonic::Code::OutOfRange)), "before the rest has come");
+        assert_eq!(
+            read(&[b"\0\xff\xff\xff\xff"], 3),
+            (vec![], Some(tonic::Code::OutOfRange)),
+            "before the rest has come"
+        );
         assert_eq!(read(&[b"\0\0\0\0\x03ab"], 3), (vec![], Some(tonic::Code::Internal)));
         assert_eq!(read(&[b"\0\0"], 3), (vec![], Some(tonic::Code::Internal)));
         assert_eq!(read(&[b"\x01\0\0\0\x01a"], 3), (vec![], Some(tonic::Code::Unimplemented)), "compressed");
