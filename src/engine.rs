@@ -99,6 +99,11 @@ impl<L: Ledger> Engine<L> {
         Self { ledger, hold, on_leak, metrics }
     }
 
+    /// The ledger that calls are held in.
+    pub fn ledger(&self) -> &Arc<L> {
+        &self.ledger
+    }
+
     /// Judges, reserves and binds the server's credential, in that order; gives the reservation back when a later step
     /// fails.
     ///
@@ -115,12 +120,6 @@ impl<L: Ledger> Engine<L> {
             Held::Units(reservation) => Permit { reservation: Some(reservation), is_unmetered: false, credential },
             Held::Unmetered => Permit { reservation: None, is_unmetered: true, credential },
         })
-    }
-
-    /// Where units are held.
-    #[must_use]
-    pub const fn ledger(&self) -> &Arc<L> {
-        &self.ledger
     }
 
     /// The keys under which the ledger knows counters, for settle tokens.

@@ -25,8 +25,8 @@ use tokio::{
 };
 
 use crate::{
-    admin::{self, AdminView, Readiness, router},
-    clock::{Clock, SystemClock},
+    admin::{self, AdminView, QuotaPages, Readiness, router, token::AdminToken},
+    clock::{Clock, SystemClock, rfc3339},
     config::{self, Config, Limits, Paths},
     engine::Engine,
     envoy::{
@@ -34,7 +34,10 @@ use crate::{
         server::{Drained, Event, Observer, Server, Settings as ServerSettings},
         tls::{Tls, TlsSettings},
     },
-    quota::embedded::{EmbeddedLedger, settle_leaks},
+    quota::{
+        desk::LedgerDesk,
+        embedded::{EmbeddedLedger, settle_leaks},
+    },
     settle::Settler,
     snapshot::Snapshot,
     state::{Reloaded, State},
@@ -120,6 +123,7 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
     let state = load(&config.paths, config.limits, &metrics, clock.now_ms())?;
     let audit = open_audit(&config.audit, &metrics)?;
     let tls = load_tls(&config)?;
+    let admin_token = load_admin_token(&config)?;
     let server = bind(&config, tls.clone(), &metrics).await?;
     let admin_listener = bind_admin(config.listen.admin).await?;
     let health = server.health();
@@ -129,7 +133,10 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
         draining: AtomicBool::new(false),
     });
     let (stop_admin, admin_stopped) = tokio::sync::oneshot::channel::<()>();
-    let pages = router(Arc::clone(&view) as Arc<dyn AdminView>, Arc::new(registry));
+    let engine = engine(&config, &clock, &metrics)?;
+    let desk = LedgerDesk::new(Arc::clone(engine.ledger()), Arc::clone(&state), Arc::clone(&audit), Arc::clone(&clock));
+    let quota = QuotaPages { desk: Arc::new(desk), token: Arc::clone(&admin_token) };
+    let pages = router(Arc::clone(&view) as Arc<dyn AdminView>, Arc::new(registry), quota);
     let admin = tokio::spawn(admin::serve(admin_listener, pages, metrics.clone(), async {
         // Either way the end has come: a dropped sender is a stop as well.
         drop(admin_stopped.await);
@@ -144,9 +151,9 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
         file: file.to_owned(),
         view: Arc::clone(&view),
         settings: settings.clone(),
+        admin_token,
     };
     let reloads = tokio::spawn(reloader.run());
-    let engine = engine(&config, &clock, &metrics)?;
     let settler = Settler {
         ledger: Arc::clone(engine.ledger()),
         clock: Arc::clone(&clock),
@@ -222,6 +229,11 @@ fn tls_settings(config: &Config) -> Option<TlsSettings> {
 fn load_tls(config: &Config) -> Result<Option<Arc<Tls>>, ExitCode> {
     let tls = tls_settings(config).map(|settings| Tls::load(&settings)).transpose();
     tls.map(|tls| tls.map(Arc::new)).map_err(|error| fail("TLS", &error))
+}
+
+fn load_admin_token(config: &Config) -> Result<Arc<AdminToken>, ExitCode> {
+    let token = AdminToken::load(config.admin.token_file.as_deref());
+    token.map(Arc::new).map_err(|error| fail("the admin token", &error))
 }
 
 async fn bind(config: &Config, tls: Option<Arc<Tls>>, metrics: &Metrics) -> Result<Server, ExitCode> {
@@ -324,6 +336,7 @@ struct Reloader {
     file: PathBuf,
     view: Arc<View>,
     settings: LiveSettings,
+    admin_token: Arc<AdminToken>,
 }
 
 impl Reloader {
@@ -335,6 +348,7 @@ impl Reloader {
         while hangup.recv().await.is_some() {
             self.audit.reopen();
             self.reload_tls();
+            self.reload_admin_token();
             let (state, file, now_ms) = (Arc::clone(&self.state), self.file.clone(), self.clock.now_ms());
             // Settings first: a defect in them keeps everything as it is. Reading may take a while with many files; Checks go
             // on meanwhile on their own threads.
@@ -378,6 +392,13 @@ impl Reloader {
         if let Err(error) = tls.reload(settings) {
             self.metrics.error(ErrorKind::Tls);
             tracing::error!(error = chain(&error), "TLS files not reloaded: the last good ones stay in use.");
+        }
+    }
+
+    fn reload_admin_token(&self) {
+        if let Err(error) = self.admin_token.reload() {
+            self.metrics.error(ErrorKind::Admin);
+            tracing::error!(error = chain(&error), "Admin token not reloaded: the last good one stays in use.");
         }
     }
 
@@ -450,9 +471,4 @@ impl AdminView for View {
             .collect();
         json!({ "revision": snapshot.revision(), "policies": policies })
     }
-}
-
-fn rfc3339(unix_ms: u64) -> String {
-    let time = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    time.map_or_else(String::new, |time| time.to_string())
 }

@@ -8,7 +8,7 @@ use std::{
 
 use mcp_authz_core::document::{Cursor, Fields, quoted};
 
-use super::{Audit, Config, Envoy, Limits, Listen, Log, Paths, Timeouts, Tls, TlsClients};
+use super::{Admin, Audit, Config, Envoy, Limits, Listen, Log, Paths, Timeouts, Tls, TlsClients};
 use crate::{
     envoy::server::Endpoint,
     telemetry::{
@@ -34,6 +34,7 @@ pub(super) fn config(fields: &Fields<'_>, folder: &Path) -> Option<Config> {
     let envoy = envoy(fields);
     let audit = audit(fields, folder);
     let log = log(fields);
+    let admin = admin(fields, folder);
     plaintext?;
     Some(Config {
         listen: listen?,
@@ -44,6 +45,7 @@ pub(super) fn config(fields: &Fields<'_>, folder: &Path) -> Option<Config> {
         envoy: envoy?,
         audit: audit?,
         log: log?,
+        admin: admin?,
         warnings: Vec::new(),
     })
 }
@@ -329,4 +331,10 @@ fn log(parent: &Fields<'_>) -> Option<Log> {
         _ => Level::Info,
     };
     Some(Log { level, format: if format? == "json" { log::Format::Json } else { log::Format::Text } })
+}
+
+fn admin(parent: &Fields<'_>, folder: &Path) -> Option<Admin> {
+    let section = Section::of(parent, "admin", &["token_file"])?;
+    let token_file = section.optional("token_file").map_or(Some(None), |value| path(&value, folder).map(Some));
+    Some(Admin { token_file: token_file? })
 }

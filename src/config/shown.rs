@@ -60,6 +60,7 @@ impl Config {
                 "fail_closed": self.audit.fail_closed,
                 "buffer_bytes_max": self.audit.buffer_bytes_max,
             },
+            "admin": { "token_file": self.admin.token_file.as_deref().map(text) },
             "log": {
                 "level": match self.log.level {
                     Level::Debug => "debug",

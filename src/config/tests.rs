@@ -46,6 +46,7 @@ fn every_setting_has_its_default() {
     assert!(!config.envoy.accept_lossy_body);
     assert_eq!(config.audit, Audit { sink: Sink::Stdout, fail_closed: false, buffer_bytes_max: 4_194_304 });
     assert_eq!(config.log, Log { level: Level::Info, format: log::Format::Text });
+    assert_eq!(config.admin, Admin::default());
 }
 
 #[test]
@@ -62,6 +63,7 @@ timeouts: {check_ms: 10, margin_ms: 9, lease_ms: 1000, drain_ms: 0}
 envoy: {accept_lossy_body: true}
 audit: {sink: audit.jsonl, fail_closed: true, buffer_bytes_max: 65536}
 log: {level: debug, format: json}
+admin: {token_file: ../admin.token}
 ",
     )
     .unwrap();
@@ -83,6 +85,7 @@ log: {level: debug, format: json}
     assert!(config.envoy.accept_lossy_body && config.audit.fail_closed);
     assert_eq!(config.audit.sink, Sink::File("/etc/x/audit.jsonl".into()));
     assert_eq!(config.log, Log { level: Level::Debug, format: log::Format::Json });
+    assert_eq!(config.admin.token_file.as_deref(), Some(Path::new("/etc/x/../admin.token")));
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn ledger() -> Arc<EmbeddedLedger> {
 
 async fn reserve(ledger: &Arc<EmbeddedLedger>, charge: &Charge) -> Reserve<EmbeddedLedger> {
     let (hold, id) = (Duration::from_secs(60), ReservationId::random().unwrap());
-    let deadline = Instant::now() + hold;
+    let deadline = Instant::now().checked_add(hold).unwrap();
     let charges = std::slice::from_ref(charge);
     quota::reserve(ledger, id, charges, hold, deadline, Arc::new(|_, _| {})).await.unwrap()
 }
@@ -54,7 +54,7 @@ async fn refused(charge: &Charge) -> Denial {
         match reserve(&ledger, charge).await {
             Reserve::Reserved(reservation) => held.push(reservation),
             Reserve::OverLimit(over) => return refusal(charge, &over),
-            other => panic!("{other:?}"),
+            other @ (Reserve::Free | Reserve::Unmetered(_)) => panic!("{other:?}"),
         }
     }
     panic!("nothing was refused")

@@ -13,6 +13,7 @@ use mcp_authz_core::{
 use tokio::time::Instant;
 
 mod booking;
+pub mod desk;
 pub mod embedded;
 pub mod token;
 
