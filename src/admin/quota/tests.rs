@@ -138,13 +138,17 @@ impl Rig {
 #[tokio::test]
 async fn without_the_token_nothing_is_told_and_nothing_is_done() {
     let off = rig(None);
-    for (method, uri) in [(Method::GET, "/quota?grant=g1"), (Method::POST, "/quota/reset")] {
+    for (method, uri) in
+        [(Method::GET, "/quota?grant=g1"), (Method::POST, "/quota/reset"), (Method::POST, "/quota/accept-loss")]
+    {
         let (status, body) = off.ask(method.clone(), uri, &[("authorization", TOKEN)], "{}").await;
         assert_eq!(status, 403);
         assert!(body.contains("`admin.token_file`"), "{body}");
     }
     let on = rig(Some("0123456789abcdef"));
-    for (method, uri) in [(Method::GET, "/quota?grant=g1"), (Method::POST, "/quota/reset")] {
+    for (method, uri) in
+        [(Method::GET, "/quota?grant=g1"), (Method::POST, "/quota/reset"), (Method::POST, "/quota/accept-loss")]
+    {
         for headers in
             [&[][..], &[("authorization", "Bearer 0123456789abcdeX")], &[("cookie", "token=0123456789abcdef")]]
         {
@@ -267,4 +271,17 @@ async fn what_cannot_be_recorded_is_not_done() {
     let (status, body) = rig.reset(&json!({"grant": "g1", "counter": "messages"})).await;
     assert_eq!((status, &*body), (503, "the audit record cannot be kept, so nothing was done\n"));
     assert_eq!(rig.rows("grant=g1&tool=post").await[0]["used"], 1);
+}
+
+#[tokio::test]
+async fn accepting_a_loss_is_recorded_even_if_nothing_was_lost() {
+    let rig = rig(Some("0123456789abcdef"));
+    let headers = [("authorization", TOKEN), ("content-type", "application/json")];
+    let accept = |body| rig.ask(Method::POST, "/quota/accept-loss", &headers, body);
+    assert_eq!(accept("{\"grant\": \"g1\"}").await.0, 400);
+    let (status, body) = accept("{}").await;
+    assert_eq!((status, &serde_json::from_str::<Value>(&body).unwrap()["accepted"]), (200, &json!(false)));
+    let lines = rig.audit();
+    assert_eq!(lines.lines().count(), 1);
+    assert!(lines.contains("\"event\":\"quota_accept_loss\""), "{lines}");
 }
