@@ -1,10 +1,12 @@
 //! `mcp-authz eval`: decides one request and explains it.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     io::{Read as _, Write},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 use mcp_authz_core::{
@@ -12,9 +14,10 @@ use mcp_authz_core::{
     json::{Document, Limits},
     judge::judge,
     mcp::{Body, Message, ProtocolVersion},
-    policy::{ConditionStep, Explanation, POLICY_BYTES_MAX, Policy, Source, Step, StepOutcome},
+    number::units_text,
+    policy::{Call, ConditionStep, Explanation, POLICY_BYTES_MAX, Policy, Source, Step, StepOutcome},
     principal::Principal,
-    quota::Charge,
+    quota::{Charge, Mode},
     selftest::MirroredHeaders,
     text::push_json_string,
 };
@@ -49,6 +52,12 @@ pub struct Args {
     /// Label of the grant under which the call is made.
     #[arg(long, value_name = "LABEL", default_value = "eval")]
     grant: String,
+    /// Who calls; `grant:LABEL` without it.
+    #[arg(long, value_name = "SUBJECT")]
+    subject: Option<String>,
+    /// A group of the caller; may be given several times.
+    #[arg(long = "group", value_name = "NAME")]
+    groups: Vec<String>,
     /// The server that is called.
     #[arg(long, value_name = "NAME", default_value = "eval")]
     server: String,
@@ -106,7 +115,12 @@ fn read(args: Args, err: &mut impl Write) -> Result<Question, String> {
         (None, Some(request)) => request_body(request)?,
         (None, None) => return Err("either --tool or --request is needed\n".to_owned()),
     };
-    let who = Principal { subject: format!("grant:{}", args.grant).into(), grant: args.grant.into() };
+    let mut who = Principal::of_grant(&args.grant);
+    if let Some(subject) = args.subject {
+        who.subject = subject.into();
+    }
+    // Sorted, each once, as those of a grant.
+    who.groups = args.groups.into_iter().map(Arc::from).collect::<BTreeSet<Arc<str>>>().into_iter().collect();
     Ok(Question { policy: compiled.policy, body, who, server: args.server })
 }
 
@@ -152,7 +166,12 @@ impl Question {
         };
         let decision = judge(Some(&self.policy), &self.who, &self.server, &message);
         let steps = match message.body {
-            Body::ToolCall(call) => self.policy.explain(&self.who, &self.server, &call.name(), call.arguments).steps,
+            Body::ToolCall(call) => {
+                let name = call.name();
+                let call =
+                    Call { server: &self.server, tool: &name, arguments: call.arguments, request_bytes: message.bytes };
+                self.policy.explain(&self.who, &call).steps
+            }
             Body::Notification(_) | Body::Request(_) | Body::Response => Vec::new(),
         };
         Explanation { decision, steps }
@@ -201,7 +220,14 @@ fn push_step(out: &mut String, step: &Step) {
 
 fn charge_text(charge: &Charge) -> String {
     let (rule, window) = (&charge.terms.denial.rule.pointer, &*charge.terms.window);
-    format!("{} of {} per {window}, {rule}", charge.amount, charge.max)
+    let shown = |units| units_text(units, charge.terms.scale);
+    match charge.mode {
+        Mode::Attempt | Mode::Consume => {
+            format!("{} of {} per {window}, {rule}", shown(charge.amount), shown(charge.max))
+        }
+        Mode::Gate => format!("none: passes below {} per {window}, {rule}", shown(charge.max)),
+        Mode::Track => format!("{} per {window}, without a limit, {rule}", shown(charge.amount)),
+    }
 }
 
 fn to_json(policy: &Policy, explanation: &Explanation) -> Value {
@@ -234,6 +260,9 @@ fn charge_json(charge: &Charge) -> Value {
         "counter": charge.counter.as_str(),
         "amount": charge.amount,
         "max": charge.max,
+        "mode": charge.mode.name(),
+        "scale": charge.terms.scale,
+        "scope": &*charge.terms.scope,
         "window": &*charge.terms.window,
         "rule": &*charge.terms.denial.rule.pointer,
     })

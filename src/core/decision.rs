@@ -148,6 +148,8 @@ reasons! {
     Internal = "internal", Unavailable;
     /// The counters could not be asked.
     LedgerUnavailable = "ledger_unavailable", Unavailable;
+    /// A limit counts by something that the caller has not.
+    LimitSubjectMissing = "limit_subject_missing", Policy;
     /// The message is an array.
     MalformedBatch = "malformed.batch", Invalid;
     /// A NUL or another control character where none may be.
@@ -208,6 +210,8 @@ reasons! {
     TokenMissing = "token_missing", Identity;
     /// The token is of no grant.
     TokenUnknown = "token_unknown", Identity;
+    /// The limits of the call touch more counters than one call may.
+    TooManyCounters = "too_many_counters", Policy;
     /// A value of a type that the operator cannot judge.
     TypeMismatch = "type_mismatch", Policy;
     /// A method that is not in the table of MCP methods.
@@ -291,6 +295,7 @@ impl Reason {
             Reason::HttpMethod => "This HTTP method is not served here.",
             Reason::Internal => "The policy service failed. Ask the operator to look at its log.",
             Reason::LedgerUnavailable => "The quota cannot be checked now. Ask the operator.",
+            Reason::LimitSubjectMissing => "A limit counts by group, and this caller is in none. Ask the operator.",
             Reason::MalformedBatch => "Batches are not accepted: send one message a request.",
             Reason::MalformedContentEncoding => "Send the body without content-encoding.",
             Reason::MalformedContentType => "Send the body as application/json in UTF-8.",
@@ -321,6 +326,7 @@ impl Reason {
             Reason::Overload => "The policy service is at its limit. Try again.",
             Reason::QuotaExhausted => "A limit is used up.",
             Reason::TokenMissing => "A token is needed: send it as `Authorization: Bearer`.",
+            Reason::TooManyCounters => "The limits of this call are too many for this caller. Ask the operator.",
             Reason::TypeMismatch => "An argument has a type that the policy cannot judge.",
             Reason::UnknownMethod => "Method not found",
             Reason::UnknownServer => "No server is registered for this address. Ask the operator.",

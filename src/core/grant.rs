@@ -167,7 +167,7 @@ impl Grant {
     fn nobody() -> Self {
         let empty: Arc<str> = Arc::from("");
         Self {
-            principal: Principal { subject: Arc::clone(&empty), grant: empty },
+            principal: Principal { subject: Arc::clone(&empty), grant: empty, groups: Arc::default() },
             digest: TokenDigest([0; 32]),
             ordinal: usize::MAX,
             servers: Vec::new(),
@@ -292,7 +292,10 @@ pub struct GrantsFiles {
     pub warnings: Vec<Defect>,
 }
 
-const KEYS: &[&str] = &["label", "sha256", "servers", "policy", "subject", "not_before", "expires", "revoked"];
+const KEYS: &[&str] =
+    &["label", "sha256", "servers", "policy", "subject", "groups", "not_before", "expires", "revoked"];
+/// Groups of one grant.
+pub const GROUPS_MAX: usize = 16;
 const LABEL_RULE: &str = "1 to 128 of A-Z, a-z, 0-9, `_`, `.`, `-`, `@`, `:`, `/`, `+`";
 
 /// Whether a text may be the label of a grant.
@@ -357,6 +360,7 @@ impl GrantsReader {
             Some(name)
         });
         let subject = fields.optional("subject").map(|value| subject(&value));
+        let groups = fields.optional("groups").map_or_else(|| Some(Arc::default()), |value| read_groups(&value));
         let not_before = fields.optional("not_before").map(|value| time(&value));
         let expires = fields.optional("expires").map(|value| (time(&value), value));
         let revoked = fields.optional("revoked").map(|value| value.bool());
@@ -371,6 +375,7 @@ impl GrantsReader {
             principal: Principal {
                 subject: subject.unwrap_or_else(|| Some(format!("grant:{label}").into()))?,
                 grant: label,
+                groups: groups?,
             },
             digest: digest?,
             ordinal: 0,
@@ -440,6 +445,33 @@ impl GrantsReader {
         names.sort_unstable();
         Some(names)
     }
+}
+
+/// Reads names of groups, by the rule of labels: at most [`GROUPS_MAX`], each once; gives them sorted.
+pub(crate) fn read_groups(value: &Cursor<'_>) -> Option<Arc<[Arc<str>]>> {
+    let items = value.items()?;
+    if items.len() > GROUPS_MAX {
+        value.defect(format!("has {} groups, more than {GROUPS_MAX}", items.len()));
+        return None;
+    }
+    let mut names: Vec<Arc<str>> = Vec::new();
+    let mut sound = true;
+    for item in items {
+        let Some(text) = item.string() else {
+            sound = false;
+            continue;
+        };
+        if !is_label(text) {
+            item.defect(format!("{} is no group: {LABEL_RULE}", quoted(text)));
+            sound = false;
+        } else if names.iter().any(|name| **name == *text) {
+            item.defect(format!("{} is listed twice", quoted(text)));
+            sound = false;
+        }
+        names.push(text.into());
+    }
+    names.sort_unstable();
+    sound.then(|| names.into())
 }
 
 fn subject(value: &Cursor<'_>) -> Option<Arc<str>> {

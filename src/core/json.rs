@@ -193,6 +193,12 @@ impl<'a> Document<'a> {
         Value { document: self, index: 0 }
     }
 
+    /// Bytes of the whole text, white space included.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
     fn slice(&self, span: Span) -> &str {
         // INVARIANT: the scanner cuts spans at ASCII bytes only, so they are always character boundaries.
         self.text.get(widen(span.start)..widen(span.end)).unwrap_or_default()

@@ -2,7 +2,7 @@
 
 use crate::decision::{Decision, Denial, Reason, Rule};
 use crate::mcp::{Body, Group, Message, Method, is_plain_tool_name};
-use crate::policy::{Policy, no_policy};
+use crate::policy::{Call, Policy, no_policy};
 use crate::principal::Principal;
 
 /// Judges one sound message of an authenticated principal.
@@ -27,7 +27,8 @@ pub fn judge(policy: Option<&Policy>, who: &Principal, server: &str, message: &M
                     retry_after_ms: None,
                 });
             }
-            policy.decide(who, server, &name, call.arguments)
+            let call = Call { server, tool: &name, arguments: call.arguments, request_bytes: message.bytes };
+            policy.decide(who, &call)
         }
         Body::Request(method) => judge_method(policy, method),
         Body::Notification(_) | Body::Response => Decision::Proceed(Vec::new()),

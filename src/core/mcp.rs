@@ -255,6 +255,8 @@ pub struct Message<'d> {
     pub id: Option<&'d str>,
     /// What it asks.
     pub body: Body<'d>,
+    /// Bytes of its whole text.
+    pub bytes: u64,
 }
 
 impl Message<'_> {
@@ -317,7 +319,8 @@ impl<'d> Message<'d> {
             method: None,
             expects_answer: true,
         };
-        let read = Reader { headers, versions }.message(document.root(), &mut refusal);
+        let bytes = u64::try_from(document.bytes()).unwrap_or(u64::MAX);
+        let read = Reader { headers, versions, bytes }.message(document.root(), &mut refusal);
         read.map_err(|(reason, message)| Refused { reason, message, ..refusal })
     }
 }
@@ -340,6 +343,7 @@ type Fault = (Reason, &'static str);
 struct Reader<'r> {
     headers: &'r Headers<'r>,
     versions: &'r [ProtocolVersion],
+    bytes: u64,
 }
 
 impl Reader<'_> {
@@ -367,7 +371,8 @@ impl Reader<'_> {
         self.agree(&name, known.method, era, known.id.is_some(), envelope.params)?;
         let method = known.method.filter(|method| method.is_of(era));
         let method = method.ok_or((Reason::UnknownMethod, "method not found"))?;
-        self.body(method, era, known.id, envelope.params).map(|body| Message { era, id: known.id, body })
+        let body = self.body(method, era, known.id, envelope.params)?;
+        Ok(Message { era, id: known.id, body, bytes: self.bytes })
     }
 
     fn body<'d>(
@@ -432,7 +437,7 @@ impl Reader<'_> {
         if self.headers.mcp_method.is_some() || self.headers.mcp_name.is_some() {
             return Err((Reason::HeaderMismatch, "a response has no method or name"));
         }
-        Ok(Message { era: Era::Legacy, id, body: Body::Response })
+        Ok(Message { era: Era::Legacy, id, body: Body::Response, bytes: self.bytes })
     }
 
     /// Tells the era from the body, and requires the header to say the same.

@@ -33,12 +33,41 @@ pub enum AmountError {
     /// Below zero. Never a credit.
     #[error("the amount is negative")]
     Negative,
+    /// More decimal places than count.
+    #[error("the amount has more decimal places than are counted")]
+    TooFine,
     /// Above [`AMOUNT_MAX`].
     #[error("the amount is larger than 2^52")]
     TooLarge,
     /// No number, or a literal that does not parse as a [`Decimal`].
     #[error("the amount is not a number that can be read exactly")]
     Unreadable,
+}
+
+/// Most decimal places that a counter counts in.
+pub const SCALE_MAX: u8 = 9;
+
+/// What becomes of a fraction that is smaller than what is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// It is no amount.
+    Refused,
+    /// It counts as one more.
+    Up,
+}
+
+/// How many units of that many decimal places are one: 100 for 2. At most `10^SCALE_MAX`.
+#[must_use]
+pub fn unit(scale: u8) -> u64 {
+    10_u64.saturating_pow(u32::from(scale.min(SCALE_MAX)))
+}
+
+/// Units of that many decimal places as people write them: 50025 is `500.25` with 2.
+#[must_use]
+pub fn units_text(units: u64, scale: u8) -> String {
+    let one = unit(scale);
+    let (whole, rest) = (units.checked_div(one).unwrap_or(units), units.checked_rem(one).unwrap_or(0));
+    if rest == 0 { whole.to_string() } else { format!("{whole}.{rest:0width$}", width = usize::from(scale)) }
 }
 
 impl Decimal {
@@ -111,13 +140,27 @@ impl Decimal {
     /// # Errors
     /// [`AmountError`]: the number is below zero or above [`AMOUNT_MAX`].
     pub fn to_amount(&self) -> Result<u64, AmountError> {
+        self.to_units(0, Rounding::Up)
+    }
+
+    /// The units of an amount of which each has `scale` decimal places, at most [`SCALE_MAX`]: 5.25 is 525 with 2.
+    ///
+    /// # Errors
+    /// [`AmountError`]: the number is below zero, comes to more than [`AMOUNT_MAX`], or has a fraction of a unit that
+    /// `rounding` refuses.
+    pub fn to_units(&self, scale: u8, rounding: Rounding) -> Result<u64, AmountError> {
         if self.negative {
             return Err(AmountError::Negative);
         }
         if self.len == 0 {
             return Ok(0);
         }
-        let Ok(whole) = usize::try_from(self.point) else { return Ok(1) };
+        let point = self.point.saturating_add(i32::from(scale.min(SCALE_MAX)));
+        // Digits before the point, and whether there are others behind it.
+        let whole = usize::try_from(point).unwrap_or(0);
+        if self.len > whole && rounding == Rounding::Refused {
+            return Err(AmountError::TooFine);
+        }
         // 2^52 has 16 digits.
         if whole > 16 {
             return Err(AmountError::TooLarge);

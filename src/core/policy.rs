@@ -12,26 +12,30 @@ use crate::decision::{Decision, Denial, PolicyDigest, Reason, Rule, pointer};
 use crate::document::{Defect, Format};
 use crate::json::Value;
 use crate::principal::Principal;
-use crate::quota::Charge;
+use crate::quota::{Charge, LINES_MAX};
 
+mod amount;
 mod compile;
 mod condition;
 mod explain;
+mod fingerprint;
 mod limit;
 mod listing;
 mod terms;
 mod value;
+mod window;
 
 pub use compile::{
-    CONDITIONS_MAX, CONDITIONS_PER_RULE_MAX, LIMITS_MAX, MESSAGE_CHARS_MAX, NAME_CHARS_MAX, PATH_SEGMENTS_MAX,
-    PATTERNS_MAX, POLICY_BYTES_MAX, RULES_MAX, SEGMENT_CHARS_MAX, TOOLS_MAX, VALUES_MAX,
+    CONDITIONS_MAX, CONDITIONS_PER_RULE_MAX, COUNTERS_MAX, LIMITS_MAX, MESSAGE_CHARS_MAX, NAME_CHARS_MAX,
+    PATH_SEGMENTS_MAX, PATTERNS_MAX, POLICY_BYTES_MAX, RULES_MAX, SEGMENT_CHARS_MAX, TOOLS_MAX, VALUES_MAX,
 };
 pub use condition::Truth;
 pub use explain::{ConditionStep, Explanation, Step, StepKind, StepOutcome};
+pub use limit::Call;
 pub use listing::Listed;
 
 use condition::{Compat, Condition};
-use limit::Limit;
+use limit::{Facts, Limit};
 
 /// A policy document as it was read.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +67,7 @@ pub struct Policy {
     default: Unlisted,
     compat: Compat,
     hides_all: bool,
-    #[expect(clippy::disallowed_types, reason = "looked up, never iterated")]
+    #[expect(clippy::disallowed_types, reason = "looked up; whoever lists them sorts them")]
     tools: HashMap<Box<str>, Entry>,
     tool_count: usize,
     /// Limits of `all_tools`.
@@ -164,34 +168,36 @@ impl Policy {
         self.tools.contains_key(tool)
     }
 
-    /// Judges one `tools/call`. `arguments` is `params.arguments`, or `None` where the call has none.
+    /// Judges one `tools/call`.
     ///
     /// A function of its arguments: the same call gets the same decision until another document is compiled.
     #[must_use]
-    pub fn decide(&self, who: &Principal, _server: &str, tool: &str, arguments: Option<Value<'_>>) -> Decision {
-        match self.find(tool).and_then(|rules| self.pass(who, tool, rules, arguments)) {
+    pub fn decide(&self, who: &Principal, call: &Call<'_>) -> Decision {
+        match self.find(call.tool).and_then(|rules| self.pass(who, call, rules)) {
             Ok(charges) => Decision::Proceed(charges),
             Err(denial) => Decision::Deny(denial),
         }
     }
 
-    /// Whether some call of the tool could pass: what a list of tools may show.
+    /// Whether some call of the tool by that caller could pass: what a list of tools may show.
     ///
     /// The same steps as [`Policy::decide`] with every argument unknown. Rules that contradict each other are not seen.
     #[must_use]
-    pub fn is_visible(&self, tool: &str) -> bool {
+    pub fn is_visible(&self, who: &Principal, tool: &str) -> bool {
         let own = match self.find(tool) {
             Ok(rules) => rules.map_or(&[][..], |rules| &rules.limits),
             Err(_) => return false,
         };
-        own.iter().chain(&*self.limits).all(Limit::can_pass)
+        let all = || own.iter().chain(&*self.limits);
+        let counters = all().fold(0_usize, |count, limit| count.saturating_add(limit.charges_of(who)));
+        counters <= LINES_MAX && all().all(|limit| limit.can_pass(who))
     }
 
     /// Judges one `tools/call` and tells what every step and condition said of it. Shows values of the policy and types
     /// of the arguments; for the one who asks on the command line, never for a log.
     #[must_use]
-    pub fn explain(&self, who: &Principal, server: &str, tool: &str, arguments: Option<Value<'_>>) -> Explanation {
-        explain::explain(self, who, server, tool, arguments)
+    pub fn explain(&self, who: &Principal, call: &Call<'_>) -> Explanation {
+        explain::explain(self, who, call)
     }
 
     /// The rules of a tool that may be called at all.
@@ -209,35 +215,25 @@ impl Policy {
         }
     }
 
-    fn pass(
-        &self,
-        who: &Principal,
-        tool: &str,
-        rules: Option<&Tool>,
-        arguments: Option<Value<'_>>,
-    ) -> Result<Vec<Charge>, Denial> {
+    fn pass(&self, who: &Principal, call: &Call<'_>, rules: Option<&Tool>) -> Result<Vec<Charge>, Denial> {
         let own = if let Some(rules) = rules {
-            self.check(tool, rules, arguments)?;
+            self.check(call, rules)?;
             &rules.limits[..]
         } else {
             &[]
         };
-        let charge = |limit: &Limit, per_tool| limit.charge(&self.id, per_tool, who, arguments, self.compat);
+        let facts = Facts { policy: &self.id, who, call, compat: self.compat };
         let mut charges = Vec::new();
         if !own.is_empty() || !self.limits.is_empty() {
             charges.reserve_exact(own.len().saturating_add(self.limits.len()));
         }
-        for limit in own {
-            charges.push(charge(limit, Some(tool))?);
-        }
-        for limit in &self.limits {
-            charges.push(charge(limit, None)?);
-        }
+        own.iter().chain(&*self.limits).try_for_each(|limit| limit.charge(&facts, &mut charges))?;
         Ok(charges)
     }
 
     /// Every rule of `require`, then every rule of `deny_if`; the first that denies answers.
-    fn check(&self, tool: &str, rules: &Tool, arguments: Option<Value<'_>>) -> Result<(), Denial> {
+    fn check(&self, call: &Call<'_>, rules: &Tool) -> Result<(), Denial> {
+        let Call { tool, arguments, .. } = *call;
         for (rule, conditions) in rules.require.iter().enumerate() {
             if let Some((index, reason)) = conditions.unmet(arguments, self.compat) {
                 return Err(conditions.denial(Place { tool, section: Section::Require, rule }, index, reason));

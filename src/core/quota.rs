@@ -105,6 +105,19 @@ pub enum Mode {
     Track,
 }
 
+impl Mode {
+    /// The name in policies.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Mode::Attempt => "attempt",
+            Mode::Consume => "consume",
+            Mode::Gate => "gate",
+            Mode::Track => "track",
+        }
+    }
+}
+
 /// From when on a call counts; what happens earlier gives its units back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CountOn {

@@ -12,7 +12,7 @@ use mcp_authz_core::{
     json::{Document, Limits, Value},
     judge::judge,
     mcp::{Era, Message, ProtocolVersion, is_plain_tool_name},
-    policy::{Compiled, Policy, Source, StepOutcome},
+    policy::{Call, Compiled, Policy, Source, StepOutcome},
     principal::Principal,
     text::push_json_string,
 };
@@ -40,9 +40,17 @@ pub fn evaluate(data: &[u8]) {
 /// Every operator in both sections, a hidden tool, amounts.
 const OWN: &str = include_str!("own.json");
 
+/// Bytes of every request, as far as the policy is told.
+pub(crate) const REQUEST_BYTES: u64 = 100;
+
 /// Who calls, in every target.
 pub(crate) fn caller() -> Principal {
-    Principal { subject: Arc::from("agent:fuzz"), grant: Arc::from("fuzz") }
+    Principal { subject: Arc::from("agent:fuzz"), ..Principal::of_grant("fuzz") }
+}
+
+/// What is asked, in every target.
+pub(crate) fn call<'a>(tool: &'a str, arguments: Option<Value<'a>>) -> Call<'a> {
+    Call { server: "server", tool, arguments, request_bytes: REQUEST_BYTES }
 }
 
 /// Compiles what is JSON by its first character, else YAML.
@@ -63,7 +71,7 @@ fn judge_under(source: &str, tool: &str, arguments: &str) {
     as_respelled(source, &policy, &decision, tool, arguments);
     match &decision {
         Decision::Proceed(charges) => {
-            assert!(policy.is_visible(tool), "a tool that passes is not shown");
+            assert!(policy.is_visible(&caller(), tool), "a tool that passes is not shown");
             assert!(charges.iter().all(|charge| charge.amount <= charge.max), "a charge that never fits");
         }
         Decision::Deny(denial) => denied(denial, reference.as_ref()),
@@ -73,8 +81,8 @@ fn judge_under(source: &str, tool: &str, arguments: &str) {
 
 /// Twice the same.
 fn decide(policy: &Policy, tool: &str, arguments: Option<Value<'_>>) -> Decision {
-    let decision = policy.decide(&caller(), "server", tool, arguments);
-    assert_eq!(decision, policy.decide(&caller(), "another server", tool, arguments), "two decisions on one call");
+    let decision = policy.decide(&caller(), &call(tool, arguments));
+    assert_eq!(decision, policy.decide(&caller(), &call(tool, arguments)), "two decisions on one call");
     decision
 }
 
@@ -92,7 +100,7 @@ fn as_modeled(decision: &Decision, policy: Option<&Reference>, tool: &str, argum
 
 /// The explanation decides alike, and its first step that denies is the reason.
 fn as_explained(policy: &Policy, decision: &Decision, tool: &str, arguments: Option<Value<'_>>) {
-    let explanation = policy.explain(&caller(), "server", tool, arguments);
+    let explanation = policy.explain(&caller(), &call(tool, arguments));
     assert_eq!(explanation.decision, *decision);
     let first = explanation.steps.iter().find_map(|step| match step.outcome {
         StepOutcome::Denies(reason) => Some(reason),
@@ -117,7 +125,7 @@ fn as_respelled(source: &str, policy: &Policy, decision: &Decision, tool: &str, 
     };
     let document = respelled.as_ref().map(|text| Document::parse(text.as_bytes(), Limits::default()));
     let Some(Ok(document)) = &document else { return };
-    let again = policy.decide(&caller(), "server", tool, Some(document.root()));
+    let again = policy.decide(&caller(), &call(tool, Some(document.root())));
     if !arguments.is_some_and(has_long_number) {
         assert_eq!(again, *decision, "{respelled:?}");
     } else if matches!(decision, Decision::Proceed(_)) && !has_long_digits(source) {

@@ -7,7 +7,7 @@ use mcp_authz_core::{
     policy::{Compiled, Policy, Source},
 };
 
-use crate::evaluate::caller;
+use crate::evaluate::{call, caller};
 
 /// Calls that any policy must have an answer to.
 const CALLS: &[(&str, Option<&str>)] = &[
@@ -61,7 +61,7 @@ fn compiles(data: &[u8], compiled: &Compiled) {
     for (tool, arguments) in CALLS {
         let decision = decide(policy, tool, *arguments);
         if matches!(decision, Decision::Proceed(_)) {
-            assert!(policy.is_visible(tool) && (policy.names_tool(tool) || policy.default_allows()));
+            assert!(policy.is_visible(&caller(), tool) && (policy.names_tool(tool) || policy.default_allows()));
         }
     }
 }
@@ -69,8 +69,8 @@ fn compiles(data: &[u8], compiled: &Compiled) {
 fn decide(policy: &Policy, tool: &str, arguments: Option<&str>) -> Decision {
     let document = arguments.and_then(|text| Document::parse(text.as_bytes(), Limits::default()).ok());
     let root = document.as_ref().map(Document::root);
-    let decision = policy.decide(&caller(), "server", tool, root);
-    assert_eq!(policy.explain(&caller(), "server", tool, root).decision, decision);
+    let decision = policy.decide(&caller(), &call(tool, root));
+    assert_eq!(policy.explain(&caller(), &call(tool, root)).decision, decision);
     decision
 }
 

@@ -40,7 +40,7 @@ fn the_edges_hold() {
 
 /// Every policy of the file that must be refused, with the whole text of its refusal.
 const REFUSALS: &[(&str, &str)] = &[
-    ("invalid/version-2", "p.json:1: /version: version `2` is not supported, expected `1`"),
+    ("invalid/version-3", "p.json:1: /version: version `3` is not supported, expected `1` or `2`"),
     ("invalid/default-missing", "p.json:1: missing key `default`"),
     ("invalid/unknown-top-key", "p.json:1: unknown key `tool` (did you mean `tools`?)"),
     ("invalid/unknown-tool-key", "p.json:1: /tools/t: unknown key `denyif` (did you mean `deny_if`?)"),
@@ -59,7 +59,11 @@ const REFUSALS: &[(&str, &str)] = &[
          (only these two words, unquoted)",
     ),
     ("invalid/empty-conditions", "p.json:1: /tools/t/require/0/conditions: needs at least one condition"),
-    ("invalid/bad-window", "p.json:1: /tools/t/limits/0/window: expected one of `minute`, `hour`, `day`, found `week`"),
+    (
+        "invalid/bad-window",
+        "p.json:1: /tools/t/limits/0/window: expected one of `minute`, `hour`, `day`, found `week` \
+         (version \"2\" has `week`)",
+    ),
     (
         "invalid/max-negative",
         "p.json:1: /tools/t/limits/0/max: expected a whole number from 0 to 4503599627370496, found `-1`",

@@ -8,7 +8,7 @@ use mcp_authz_core::{
     decision::Decision,
     document::Format,
     json::{Document, Limits},
-    policy::{Policy, Source},
+    policy::{Call, Policy, Source},
     principal::Principal,
 };
 use serde_json::Value;
@@ -152,7 +152,7 @@ fn the_transcript_is_what_the_demo_says() {
     let bytes = std::fs::read(root().join("policies/demo.json")).unwrap();
     let source = Source { id: "demo", file: "policies/demo.json", bytes: &bytes, format: Format::Json };
     let policy = Policy::compile(&source).unwrap().policy;
-    let who = Principal { subject: "grant:demo-agent".into(), grant: "demo-agent".into() };
+    let who = Principal::of_grant("demo-agent");
     let mut decision = None;
     let mut seen = (0, 0);
     for line in block("text transcript").lines() {
@@ -160,7 +160,7 @@ fn the_transcript_is_what_the_demo_says() {
         if let Some(call) = line.strip_prefix("agent ") {
             let (tool, arguments) = call.trim().split_once(' ').unwrap();
             let document = Document::parse(arguments.as_bytes(), Limits::default()).unwrap();
-            decision = Some(policy.decide(&who, "demo", tool, Some(document.root())));
+            decision = Some(policy.decide(&who, &Call::of(tool, Some(document.root()))));
             seen.0 += 1;
         } else if let Some(text) = line.strip_prefix("denied ") {
             let Some(Decision::Deny(denial)) = &decision else { panic!("the demo's policy allows this: {line}") };

@@ -17,7 +17,7 @@ use mcp_authz_core::{
     mcp::{Era, Group, Method, ProtocolVersion},
     number::AMOUNT_MAX,
     pattern::{PATTERN_CHARS_MAX, SUBJECT_BYTES_MAX},
-    policy::{self, Policy, Source, StepOutcome},
+    policy::{self, Call, Policy, Source, StepOutcome},
     principal::Principal,
 };
 use prometheus_client::{encoding::text, registry::Registry};
@@ -255,8 +255,8 @@ fn one_condition(section: &str, path: &str, operator: &str, value: &Value) -> Re
 /// What the one condition says of these arguments, and whether its rule denies.
 fn judged(policy: &Policy, arguments: &str) -> (&'static str, bool) {
     let document = Document::parse(arguments.as_bytes(), Limits::default()).unwrap();
-    let who = Principal { subject: "s".into(), grant: "g".into() };
-    let explanation = policy.explain(&who, "s", "t", Some(document.root()));
+    let who = Principal::of_grant("g");
+    let explanation = policy.explain(&who, &Call::of("t", Some(document.root())));
     let step = explanation.steps.iter().find(|step| !step.conditions.is_empty()).unwrap();
     (step.conditions[0].truth.name(), matches!(step.outcome, StepOutcome::Denies(_)))
 }

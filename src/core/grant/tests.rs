@@ -71,7 +71,7 @@ fn no_grant_means_no_entry() {
 #[test]
 fn a_hundred_thousand_grants_are_found_each_by_its_token() {
     let grant = |n: u32| Grant {
-        principal: Principal { subject: "s".into(), grant: format!("g{n}").into() },
+        principal: Principal::of_grant(&format!("g{n}")),
         digest: TokenDigest::of(format!("mcpa_{n}").as_bytes()),
         servers: vec!["s".into()],
         expires_ms: u64::MAX,

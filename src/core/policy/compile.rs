@@ -1,18 +1,23 @@
 //! From a document to a policy: every defect at once, and nothing ignored.
 
+use std::collections::BTreeSet;
 #[expect(clippy::disallowed_types, reason = "looked up, never iterated")]
 use std::collections::HashMap;
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::condition::{Compat, Condition, Path, Test};
-use super::limit::{Amount, Limit, Scope};
+use super::limit::Limit;
 use super::{Compiled, Conditions, Entry, Policy, Section, Source, Tool, Unlisted, default_message};
-use crate::decision::{Denial, PolicyDigest, Reason, Rule, pointer};
-use crate::document::{self, Cursor, Defect, Fields, Report, quoted};
+use crate::decision::PolicyDigest;
+use crate::document::{self, Cursor, Defect, Fields, Node, Report, Shape, quoted};
 use crate::json::Limits;
-use crate::number::AMOUNT_MAX;
-use crate::quota::{Calendar, CountOn, Measure, OnExpiry, OnUnavailable, RefundOn, Terms, Unit};
+
+mod limit;
+mod terms;
+mod window;
+
+use limit::{AmountFrom, Counters, Place};
+pub use limit::{COUNTERS_MAX, LIMITS_MAX};
 
 /// Bytes of a policy document.
 pub const POLICY_BYTES_MAX: usize = 9 * 1024 * 1024;
@@ -30,18 +35,30 @@ pub const CONDITIONS_PER_RULE_MAX: usize = 64;
 pub const PATTERNS_MAX: usize = 256;
 /// Values of one `in` or `not_in`.
 pub const VALUES_MAX: usize = 1_000;
-/// Limits of one tool, and of `all_tools`.
-pub const LIMITS_MAX: usize = 8;
 /// Characters of the name of a tool.
 pub const NAME_CHARS_MAX: usize = 256;
-/// Characters of the name of a counter.
-const COUNTER_CHARS_MAX: usize = 64;
 /// Characters of `on_deny`.
 pub const MESSAGE_CHARS_MAX: usize = 1_024;
 /// Names in a path, `args` not counted.
 pub const PATH_SEGMENTS_MAX: usize = 16;
 /// Characters of one name in a path.
 pub const SEGMENT_CHARS_MAX: usize = 256;
+
+/// A version of the language. The second has all of the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    One,
+    Two,
+}
+
+impl Version {
+    const fn name(self) -> &'static str {
+        match self {
+            Version::One => "1",
+            Version::Two => "2",
+        }
+    }
+}
 
 /// Keys that later versions of the language give a meaning. Ignoring one would be a rule that does not hold.
 const PLANNED: &[&str] = &[
@@ -77,16 +94,18 @@ pub(super) fn compile(source: &Source<'_>, forced: Option<Compat>) -> Result<Com
 }
 
 fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -> Option<Policy> {
-    let top = fields(root, &["version", "default", "hide", "all_tools", "tools", "compat"])?;
-    read_version(&top);
+    let version = find_version(root);
+    let top =
+        fields_since(root, version, &["version", "default", "hide", "all_tools", "tools", "compat"], &["counters"])?;
+    check_version(&top);
     let default = top.required("default").and_then(|cursor| cursor.one_of(&["allow", "deny"]));
     let lenient = top.optional("compat").and_then(|cursor| cursor.one_of(&["lenient"])).is_some();
     let compat = forced.unwrap_or(if lenient { Compat::Lenient } else { Compat::Strict });
-    let mut compiler = Compiler { compat, policy: source.id.into(), conditions: 0, patterns: 0 };
+    let counters = top.optional("counters").filter(|_| version == Version::Two);
+    let counters = counters.map(|cursor| Counters::read(&cursor, version)).unwrap_or_default();
+    let mut compiler = Compiler { version, compat, policy: source.id.into(), counters, conditions: 0, patterns: 0 };
     let hidden = top.optional("hide").map(|cursor| read_hide(&cursor)).unwrap_or_default();
-    let limits = read_all_tools(&compiler, &top);
-    let shared: BTreeMap<&str, Arc<str>> =
-        limits.iter().map(|limit| (&*limit.terms.name, Arc::clone(&limit.terms.window))).collect();
+    let limits = compiler.all_tools(&top);
     #[expect(clippy::disallowed_types, reason = "looked up, never iterated")]
     let mut tools: HashMap<Box<str>, Entry> = HashMap::new();
     let mut tool_count = 0usize;
@@ -96,7 +115,7 @@ fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -
         tool_count = entries.len();
         for (name, entry) in entries.iter().take(TOOLS_MAX) {
             check_name(entry, name, "the rules of all tools are `all_tools`");
-            if let Some(tool) = compiler.tool(entry, name, &shared) {
+            if let Some(tool) = compiler.tool(entry, name, &limits) {
                 tools.insert((*name).into(), Entry::Listed(tool));
             }
             if hidden.contains(name) {
@@ -104,6 +123,7 @@ fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -
             }
         }
     }
+    compiler.counters.warn();
     let hides_all = hidden.contains("*");
     if default == Some("allow") && tools.is_empty() && hidden.is_empty() && limits.is_empty() {
         root.warn("the policy allows everything", None);
@@ -121,11 +141,19 @@ fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -
     })
 }
 
-fn read_version(top: &Fields<'_>) {
+/// The version by which the keys are read. A wrong one is told later; the first refuses more.
+fn find_version(root: &Cursor<'_>) -> Version {
+    let Shape::Map(members) = &root.node().shape else { return Version::One };
+    let is_two = |node: &Node| matches!(&node.shape, Shape::String(text) if text == Version::Two.name());
+    let two = members.iter().any(|(key, node)| key == "version" && is_two(node));
+    if two { Version::Two } else { Version::One }
+}
+
+fn check_version(top: &Fields<'_>) {
     let Some(cursor) = top.required("version") else { return };
     let Some(version) = cursor.string() else { return };
-    if version != "1" {
-        cursor.defect(format!("version {} is not supported, expected `1`", quoted(version)));
+    if version != Version::One.name() && version != Version::Two.name() {
+        cursor.defect(format!("version {} is not supported, expected `1` or `2`", quoted(version)));
     }
 }
 
@@ -145,48 +173,45 @@ fn read_hide<'a>(cursor: &Cursor<'a>) -> BTreeSet<&'a str> {
     names
 }
 
-fn read_all_tools(compiler: &Compiler, top: &Fields<'_>) -> Box<[Limit]> {
-    let limits = top.optional("all_tools").and_then(|cursor| fields(&cursor, &["limits"]));
-    let Some(cursor) = limits.and_then(|all| all.optional("limits")) else { return Box::default() };
-    compiler.limits(&cursor, &["all_tools", "limits"], &BTreeMap::new(), AmountFrom::Refused)
-}
-
-/// Whether a limit may take its amount from the arguments.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum AmountFrom {
-    Allowed,
-    Refused,
-}
-
-struct Compiler {
+struct Compiler<'a> {
+    version: Version,
     compat: Compat,
     policy: Arc<str>,
+    counters: Counters<'a>,
     conditions: usize,
     patterns: usize,
 }
 
-impl Compiler {
-    fn tool(&mut self, cursor: &Cursor<'_>, name: &str, shared: &BTreeMap<&str, Arc<str>>) -> Option<Tool> {
-        let keys = fields(cursor, &["require", "deny_if", "limits"])?;
+impl<'a> Compiler<'a> {
+    fn all_tools(&mut self, top: &Fields<'a>) -> Box<[Limit]> {
+        let keys = top.optional("all_tools").and_then(|cursor| self.fields(&cursor, &["limits"]));
+        let Some(cursor) = keys.and_then(|all| all.optional("limits")) else { return Box::default() };
+        self.limits(&cursor, Place::AllTools, &[])
+    }
+
+    fn tool(&mut self, cursor: &Cursor<'a>, name: &str, shared: &[Limit]) -> Option<Tool> {
+        let keys = self.fields(cursor, &["require", "deny_if", "limits"])?;
         let require = keys.optional("require").map(|rules| self.rules(&rules, Section::Require)).unwrap_or_default();
         let deny_if = keys.optional("deny_if").map(|rules| self.rules(&rules, Section::DenyIf)).unwrap_or_default();
-        let limits = keys
-            .optional("limits")
-            .map(|limits| self.limits(&limits, &["tools", name, "limits"], shared, AmountFrom::Allowed));
+        let limits = keys.optional("limits").map(|limits| self.limits(&limits, Place::Tool(name), shared));
         if let Some(rules) = keys.optional("deny_if") {
             warn_of_unguarded(&rules, &require, &deny_if);
         }
         Some(Tool { require, deny_if, limits: limits.unwrap_or_default() })
     }
 
-    fn rules(&mut self, cursor: &Cursor<'_>, section: Section) -> Box<[Conditions]> {
+    fn fields(&self, cursor: &Cursor<'a>, known: &[&str]) -> Option<Fields<'a>> {
+        fields_since(cursor, self.version, known, &[])
+    }
+
+    fn rules(&mut self, cursor: &Cursor<'a>, section: Section) -> Box<[Conditions]> {
         let items = cursor.items().unwrap_or_default();
         bounded(cursor, "rules", items.len(), RULES_MAX);
         items.iter().take(RULES_MAX).filter_map(|item| self.rule(item, section)).collect()
     }
 
-    fn rule(&mut self, cursor: &Cursor<'_>, section: Section) -> Option<Conditions> {
-        let keys = fields(cursor, &["conditions", "on_deny"])?;
+    fn rule(&mut self, cursor: &Cursor<'a>, section: Section) -> Option<Conditions> {
+        let keys = self.fields(cursor, &["conditions", "on_deny"])?;
         let on_deny = read_message(&keys);
         let list = keys.required("conditions")?;
         let items = list.items()?;
@@ -203,8 +228,8 @@ impl Compiler {
         Some(Conditions { all: all.collect(), on_deny })
     }
 
-    fn condition(&mut self, cursor: &Cursor<'_>, section: Section) -> Option<Condition> {
-        let keys = fields(cursor, &["path", "op", "value"])?;
+    fn condition(&mut self, cursor: &Cursor<'a>, section: Section) -> Option<Condition> {
+        let keys = self.fields(cursor, &["path", "op", "value"])?;
         let path = keys.required("path").and_then(|path| read_path(&path));
         let operator = keys.required("op").and_then(|op| op.one_of(super::value::OPERATORS));
         let value = keys.required("value");
@@ -222,90 +247,6 @@ impl Compiler {
             cursor.warn(format!("`compat: lenient` {difference}"), Some("drop `compat` to deny these".into()));
         }
         Some(Condition { path: path?, test })
-    }
-
-    fn limits(
-        &self,
-        cursor: &Cursor<'_>,
-        at: &[&str],
-        shared: &BTreeMap<&str, Arc<str>>,
-        amount_from: AmountFrom,
-    ) -> Box<[Limit]> {
-        let items = cursor.items().unwrap_or_default();
-        bounded(cursor, "limits", items.len(), LIMITS_MAX);
-        let mut out: Vec<Limit> = Vec::new();
-        for (index, item) in items.iter().enumerate().take(LIMITS_MAX) {
-            let Some(limit) = self.limit(item, at, index, amount_from) else { continue };
-            refuse_equal_counters(item, &limit, &out, shared);
-            out.push(limit);
-        }
-        out.into()
-    }
-
-    fn limit(&self, cursor: &Cursor<'_>, at: &[&str], index: usize, amount_from: AmountFrom) -> Option<Limit> {
-        let keys = fields(cursor, &["counter", "window", "scope", "max", "increment_from", "on_deny"])?;
-        let counter = keys.required("counter").and_then(|counter| read_counter(&counter));
-        let window = keys.required("window").and_then(|window| window.one_of(&["minute", "hour", "day"]));
-        let scope = keys.required("scope").and_then(|scope| scope.one_of(&["grant", "policy"]));
-        let max = keys.required("max").and_then(|max| max.u64_in(&(0..=AMOUNT_MAX)));
-        let amount = match (keys.optional("increment_from"), amount_from) {
-            (None, _) => Some(Amount::One),
-            (Some(from), AmountFrom::Allowed) => {
-                if self.compat == Compat::Lenient {
-                    let hint = "drop `compat` to deny it".to_owned();
-                    from.warn("`compat: lenient` lets a negative amount pass, at no cost", Some(hint));
-                }
-                read_path(&from).map(Amount::From)
-            }
-            (Some(from), AmountFrom::Refused) => {
-                from.defect("a limit of `all_tools` counts calls: `increment_from` needs the arguments of one tool");
-                None
-            }
-        };
-        let message = read_message(&keys);
-        let (counter, unit) = (counter?, read_window(window?));
-        let scope = if scope? == "grant" { Scope::Grant } else { Scope::Policy };
-        let (max, amount) = (max?, amount?);
-        let short = format!("{}{}", pointer(at), pointer(&[counter]));
-        let exact = format!("{}/{index}", pointer(at));
-        let message = message.unwrap_or_else(|| default_message(&short));
-        let rule = Rule { pointer: short.into(), exact: Some(exact.into()) };
-        let terms = Terms {
-            policy: Arc::clone(&self.policy),
-            name: counter.into(),
-            label: format!("{counter}:{}-utc", unit.name()).into(),
-            scope: scope.name().into(),
-            window: unit.name().into(),
-            scale: 0,
-            denial: Denial { reason: Reason::QuotaExhausted, rule, message, retry_after_ms: None },
-            disclose: false,
-            count_on: CountOn::Forwarded,
-            refund_on: RefundOn::default(),
-            on_unavailable: OnUnavailable::Deny,
-            on_expiry: OnExpiry::Keep,
-        };
-        Some(Limit { measure: Measure::Calendar(Calendar::utc(unit)), scope, max, amount, terms: Arc::new(terms) })
-    }
-}
-
-/// One name is one counter: with two windows nobody could say which, and the same counter twice would count a call twice.
-/// The same name with another scope is another counter, as is the same name under another tool.
-fn refuse_equal_counters(cursor: &Cursor<'_>, limit: &Limit, before: &[Limit], shared: &BTreeMap<&str, Arc<str>>) {
-    let name = quoted(&limit.terms.name);
-    let other_window =
-        |window: &str| format!("counter {name} has the window `{window}` elsewhere, here `{}`", limit.terms.window);
-    for earlier in before.iter().filter(|earlier| earlier.terms.name == limit.terms.name) {
-        if earlier.terms.window != limit.terms.window {
-            cursor.defect_with_hint(other_window(&earlier.terms.window), "give it another name");
-            return;
-        }
-        if earlier.scope == limit.scope {
-            cursor.defect(format!("counter {name} is in the list already with the same window and scope"));
-            return;
-        }
-    }
-    if let Some(window) = shared.get(&*limit.terms.name).filter(|window| **window != limit.terms.window) {
-        cursor.defect_with_hint(other_window(window), "`all_tools` has it too: give it another name");
     }
 }
 
@@ -327,15 +268,31 @@ fn warn_of_unguarded(cursor: &Cursor<'_>, require: &[Conditions], deny_if: &[Con
     }
 }
 
-/// The keys of a map; keys of later versions are named as such.
+/// The keys of a map that is new in version 2.
 fn fields<'a>(cursor: &Cursor<'a>, known: &[&str]) -> Option<Fields<'a>> {
+    fields_since(cursor, Version::Two, known, &[])
+}
+
+/// The keys of a map, with those that only version 2 has; keys of later versions are named as such.
+fn fields_since<'a>(cursor: &Cursor<'a>, version: Version, known: &[&str], since_2: &[&str]) -> Option<Fields<'a>> {
     let entries = cursor.entries()?;
     let mut all = known.to_vec();
+    if version == Version::Two {
+        all.extend(since_2);
+    }
     for (key, entry) in entries {
-        if PLANNED.contains(&key) {
-            entry.defect(format!("{} is not part of version 1 of the policy language", quoted(key)));
-            all.push(key);
+        let message = || format!("{} is not part of version {} of the policy language", quoted(key), version.name());
+        if all.contains(&key) {
+            continue;
         }
+        if since_2.contains(&key) {
+            entry.defect_with_hint(message(), "write `version: \"2\"`");
+        } else if PLANNED.contains(&key) {
+            entry.defect(message());
+        } else {
+            continue;
+        }
+        all.push(key);
     }
     cursor.fields(&all)
 }
@@ -373,28 +330,13 @@ fn read_message(keys: &Fields<'_>) -> Option<Arc<str>> {
     Some(text.into())
 }
 
-fn read_counter<'a>(cursor: &Cursor<'a>) -> Option<&'a str> {
-    let name = cursor.non_empty()?;
-    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':'));
-    if !plain || name.len() > COUNTER_CHARS_MAX {
-        let what = format!("expected at most {COUNTER_CHARS_MAX} letters, digits, `_`, `-`, `.` or `:`");
-        cursor.defect(format!("{what}, found {}", quoted(name)));
-        return None;
-    }
-    Some(name)
-}
-
-fn read_window(name: &str) -> Unit {
-    match name {
-        "day" => Unit::Day,
-        "hour" => Unit::Hour,
-        _ => Unit::Minute,
-    }
-}
-
 /// `args.a.b`: names of members, separated by dots.
 fn read_path(cursor: &Cursor<'_>) -> Option<Path> {
-    let text = cursor.non_empty()?;
+    read_path_text(cursor, cursor.non_empty()?)
+}
+
+/// A path that is all or a part of the text at the cursor.
+fn read_path_text(cursor: &Cursor<'_>, text: &str) -> Option<Path> {
     let Some(rest) = text.strip_prefix("args.") else {
         let hint = "only the arguments of the call can be judged";
         cursor.defect_with_hint(format!("expected a path that starts with `args.`, found {}", quoted(text)), hint);
@@ -426,7 +368,7 @@ fn segment_fault(segment: &str) -> Option<&'static str> {
         return Some("a name in the path is too long");
     }
     if segment.contains(['[', ']', '*']) {
-        return Some("elements of a list cannot be named in version 1");
+        return Some("elements of a list cannot be named");
     }
     if segment.contains(['"', '\'', '`', '\\', '/', '~']) {
         return Some("names in a path cannot be quoted or escaped");

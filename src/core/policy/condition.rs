@@ -66,7 +66,7 @@ impl Path {
 
     /// Whether the path ends at a value that is no object and so has no members here, while the upstream may find some in
     /// it: servers read a JSON text in a string, or take a list of one for its element. A null is nothing to anybody.
-    fn is_blocked(&self, arguments: Option<Value<'_>>) -> bool {
+    pub(super) fn is_blocked(&self, arguments: Option<Value<'_>>) -> bool {
         let mut value = arguments;
         for segment in &self.0 {
             match value.map(Value::kind) {

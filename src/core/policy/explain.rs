@@ -1,11 +1,13 @@
 //! Why a call is decided as it is: every step, and every condition with what it said.
 
-use super::condition::Compat;
-use super::limit::{Amount, Limit};
+use super::amount::Source;
+use super::limit::{Call, Facts, Limit};
+use super::window::{Kind, Window, duration_text};
 use super::{Conditions, Entry, Place, Policy, Section, Truth};
 use crate::decision::{Decision, Reason, pointer};
-use crate::json::Value;
+use crate::number::units_text;
 use crate::principal::Principal;
+use crate::quota::{LINES_MAX, Mode};
 
 /// A decision and the way to it. All steps are told, also those after the one that denied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,15 +88,9 @@ pub struct ConditionStep {
     pub truth: Truth,
 }
 
-pub(super) fn explain(
-    policy: &Policy,
-    who: &Principal,
-    server: &str,
-    tool: &str,
-    arguments: Option<Value<'_>>,
-) -> Explanation {
-    let decision = policy.decide(who, server, tool, arguments);
-    let entry = policy.tools.get(tool);
+pub(super) fn explain(policy: &Policy, who: &Principal, call: &Call<'_>) -> Explanation {
+    let decision = policy.decide(who, call);
+    let entry = policy.tools.get(call.tool);
     let hidden = policy.hides_all || matches!(entry, Some(Entry::Hidden));
     let mut steps = vec![plain(
         StepKind::Hide,
@@ -121,14 +117,13 @@ pub(super) fn explain(
             },
         ));
     }
+    let mut teller = Teller { facts: Facts { policy: &policy.id, who, call, compat: policy.compat }, counters: 0 };
     if let Some(rules) = rules.filter(|_| !hidden) {
-        let teller = Teller { tool, arguments, compat: policy.compat };
         steps.extend(rules.require.iter().enumerate().map(|(rule, all)| teller.rule(Section::Require, rule, all)));
         steps.extend(rules.deny_if.iter().enumerate().map(|(rule, all)| teller.rule(Section::DenyIf, rule, all)));
         steps.extend(rules.limits.iter().map(|limit| teller.limit(limit)));
     }
     if !hidden && (rules.is_some() || policy.default_allows()) {
-        let teller = Teller { tool, arguments, compat: policy.compat };
         steps.extend(policy.limits.iter().map(|limit| teller.limit(limit)));
     }
     Explanation { decision, steps }
@@ -140,54 +135,96 @@ fn plain(kind: StepKind, denies: Option<Reason>, note: &str) -> Step {
 }
 
 struct Teller<'a> {
-    tool: &'a str,
-    arguments: Option<Value<'a>>,
-    compat: Compat,
+    facts: Facts<'a>,
+    /// Counters of the limits told so far.
+    counters: usize,
 }
 
 impl Teller<'_> {
     fn rule(&self, section: Section, rule: usize, conditions: &Conditions) -> Step {
-        let place = Place { tool: self.tool, section, rule };
+        let Facts { call: Call { tool, arguments, .. }, compat, .. } = self.facts;
+        let place = Place { tool, section, rule };
         let (kind, denies) = match section {
-            Section::DenyIf => (StepKind::DenyIf, conditions.hit(self.arguments, self.compat)),
-            Section::Require => {
-                (StepKind::Require, conditions.unmet(self.arguments, self.compat).map(|(_, reason)| reason))
-            }
+            Section::DenyIf => (StepKind::DenyIf, conditions.hit(*arguments, compat)),
+            Section::Require => (StepKind::Require, conditions.unmet(*arguments, compat).map(|(_, reason)| reason)),
         };
         let told = conditions.all.iter().enumerate().map(|(index, condition)| ConditionStep {
             exact: conditions.rule(place, index).exact.as_deref().unwrap_or_default().to_owned(),
             path: condition.path.text(),
             operator: condition.test.operator(),
             value: condition.test.value_text(),
-            found: condition.path.find(self.arguments).map_or("missing", |value| value.kind().name()),
-            truth: condition.judge(self.arguments, self.compat),
+            found: condition.path.find(*arguments).map_or("missing", |value| value.kind().name()),
+            truth: condition.judge(*arguments, compat),
         });
         Step {
             kind,
-            exact: Some(pointer(&["tools", self.tool, section.name(), &rule.to_string()])),
+            exact: Some(pointer(&["tools", tool, section.name(), &rule.to_string()])),
             outcome: denies.map_or(StepOutcome::Passes, StepOutcome::Denies),
             note: String::new(),
             conditions: told.collect(),
         }
     }
 
-    fn limit(&self, limit: &Limit) -> Step {
-        let source = match &limit.amount {
-            Amount::From(path) => format!("units from {}", path.text()),
-            Amount::One => "1 unit".to_owned(),
+    fn limit(&mut self, limit: &Limit) -> Step {
+        let shown = |units: u64| units_text(units, limit.terms.scale);
+        let source = match &limit.amount.source {
+            Source::Call => "1 unit; ".to_owned(),
+            Source::Nothing => String::new(),
+            source @ (Source::Argument(_) | Source::Bytes(_) | Source::Count(_) | Source::RequestBytes) => {
+                format!("units from {}; ", source.text())
+            }
         };
-        let (outcome, cost) = match limit.units(self.arguments, self.compat) {
-            Err(reason) => (StepOutcome::Denies(reason), "no amount can be read".to_owned()),
-            Ok(units) if units > limit.max => (StepOutcome::Denies(Reason::NeverFits), format!("costs {units}")),
-            Ok(units) => (StepOutcome::Passes, format!("costs {units}, if that much is left")),
+        let counters = limit.charges_of(self.facts.who);
+        self.counters = self.counters.saturating_add(counters);
+        let denies = |reason, why: String| (StepOutcome::Denies(reason), why);
+        let (outcome, cost) = match limit.units(&self.facts) {
+            Err(Reason::NeverFits) => denies(Reason::NeverFits, "costs more than the whole limit".to_owned()),
+            Err(reason) => denies(reason, "no amount can be read".to_owned()),
+            Ok(_) if counters == 0 => denies(Reason::LimitSubjectMissing, "the caller is in no group".to_owned()),
+            Ok(_) if self.counters > LINES_MAX => {
+                denies(Reason::TooManyCounters, format!("a call may touch {LINES_MAX} counters"))
+            }
+            Ok(units) => (StepOutcome::Passes, cost_text(limit.mode, &shown(units), &shown(limit.max))),
         };
-        let (counter, max, window, scope) = (&limit.terms.name, limit.max, &limit.terms.window, &limit.terms.scope);
+        let (counter, bound) = (&limit.terms.name, bound_text(limit, &shown(limit.max)));
         Step {
             kind: StepKind::Limit,
             exact: limit.terms.denial.rule.exact.as_deref().map(str::to_owned),
             outcome,
-            note: format!("counter `{counter}`: at most {max} per {window} and {scope}; {source}; {cost}"),
+            note: format!("counter `{counter}`: {bound}; {source}{cost}"),
             conditions: Vec::new(),
+        }
+    }
+}
+
+fn cost_text(mode: Mode, units: &str, max: &str) -> String {
+    match mode {
+        Mode::Attempt => format!("costs {units}, even if it is denied for want of it"),
+        Mode::Consume => format!("costs {units}, if that much is left"),
+        Mode::Gate => format!("passes while fewer than {max} are used"),
+        Mode::Track => format!("costs {units}, and never denies"),
+    }
+}
+
+/// What the limit bounds, for people: `at most 5 per hour and grant`.
+fn bound_text(limit: &Limit, max: &str) -> String {
+    let Window { kind, text, .. } = &limit.counter.window;
+    let scope = &limit.terms.scope;
+    if limit.mode == Mode::Track {
+        return format!("counts per {text} and {scope}");
+    }
+    match kind {
+        Kind::Calendar(_) | Kind::Rolling { .. } => format!("at most {max} per {text} and {scope}"),
+        Kind::InFlight { .. } => format!("at most {max} at once per {scope}"),
+        Kind::Lifetime { idle_ms: 0 } => format!("at most {max} in all per {scope}"),
+        Kind::Lifetime { idle_ms } => {
+            format!("at most {max} in all per {scope}, until {} without any", duration_text(*idle_ms))
+        }
+        Kind::Streak { idle_ms, .. } => {
+            format!("at most {max} equal calls in a row per {scope}, until {} without any", duration_text(*idle_ms))
+        }
+        Kind::TokenBucket { refill, per_ms, .. } => {
+            format!("at most {max} at once and {refill} more per {}, per {scope}", duration_text(*per_ms))
         }
     }
 }

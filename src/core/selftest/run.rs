@@ -8,6 +8,7 @@ use super::{Expected, Failure, Loaded, MirroredHeaders, Reading, Results, fields
 use crate::answer::{self, Asked, Context};
 use crate::decision::{Decision, Denial, Reason, Rule};
 use crate::document::{Cursor, Fields, Format, Shape, quoted};
+use crate::grant::read_groups;
 use crate::json::{Document, Kind, Limits, Value};
 use crate::judge::judge;
 use crate::mcp::{Body, Message, ProtocolVersion};
@@ -107,7 +108,7 @@ impl File<'_> {
     }
 
     fn case(&mut self, policy: Option<&Policy>, cursor: &Cursor<'_>) {
-        let known = ["id", "request", "identity", "state", "at", "expect", "expect_compat"];
+        let known = ["id", "request", "identity", "server", "state", "at", "expect", "expect_compat"];
         let Some(keys) = fields(cursor, &known) else { return };
         if let Some(state) = keys.optional("state") {
             let _known = state.one_of(&["fresh"]);
@@ -125,7 +126,7 @@ impl File<'_> {
         let steps = keys.required("steps").and_then(|steps| steps.items()).unwrap_or_default();
         let (mut store, mut now_ms) = (Store::default(), 0);
         for (index, step) in steps.iter().enumerate() {
-            let known = ["request", "identity", "at", "upstream", "expect", "expect_compat"];
+            let known = ["request", "identity", "server", "at", "upstream", "expect", "expect_compat"];
             let Some(keys) = fields(step, &known) else { continue };
             let upstream = keys.optional("upstream").map_or(Some(Upstream::Answered), |cursor| read_upstream(&cursor));
             let call = Call::read(&keys, now_ms);
@@ -152,7 +153,10 @@ impl File<'_> {
         let (Some(id), Some(all), Some(expected)) = (id, names("upstream_tools"), names("visible_tools")) else {
             return;
         };
-        let visible = |name: &&str| policy.is_some_and(|policy| policy.is_visible(name));
+        let who =
+            keys.optional("identity").map_or_else(|| Some(Principal::of_grant("test")), |who| read_identity(&who));
+        let Some(who) = who else { return };
+        let visible = |name: &&str| policy.is_some_and(|policy| policy.is_visible(&who, name));
         let actual: Vec<&str> = all.into_iter().filter(visible).collect();
         self.note(id.to_owned(), actual == expected, || (list_text(&expected), list_text(&actual)));
     }
@@ -219,14 +223,18 @@ fn read_time(cursor: &Cursor<'_>, text: &str) -> Option<u64> {
 struct Call {
     body: String,
     who: Principal,
+    server: String,
     at_ms: u64,
 }
 
 impl Call {
     fn read(keys: &Fields<'_>, before_ms: u64) -> Option<Self> {
         let request = keys.required("request");
-        let who = keys.optional("identity").map_or_else(|| Some(principal("test")), |cursor| read_identity(&cursor));
+        let who = keys
+            .optional("identity")
+            .map_or_else(|| Some(Principal::of_grant("test")), |cursor| read_identity(&cursor));
         let at_ms = keys.optional("at").map_or(Some(before_ms), |cursor| read_time(&cursor, cursor.string()?));
+        let server = keys.optional("server").map_or(Some("test"), |cursor| cursor.non_empty());
         let request = request?;
         // A text is a body as it stands, so that malformed ones can be tested too.
         let body = match &request.node().shape {
@@ -235,7 +243,7 @@ impl Call {
                 json_text(request.node())
             }
         };
-        Some(Self { body, who: who?, at_ms: at_ms? })
+        Some(Self { body, who: who?, server: server?.to_owned(), at_ms: at_ms? })
     }
 
     fn run(&self, policy: Option<&Policy>, store: &mut Store) -> Outcome {
@@ -249,7 +257,7 @@ impl Call {
             Ok(message) => message,
             Err(refused) => return Outcome::refused(refused.reason),
         };
-        let verdict = match judge(policy, &self.who, "test", &message) {
+        let verdict = match judge(policy, &self.who, &self.server, &message) {
             Decision::Proceed(charges) => store.reserve(&charges, self.at_ms),
             Decision::Deny(denial) => Err(denial),
         };
@@ -386,16 +394,15 @@ fn contains(actual: Value<'_>, wanted: Value<'_>) -> bool {
 }
 
 fn read_identity(cursor: &Cursor<'_>) -> Option<Principal> {
-    let keys = fields(cursor, &["grant", "subject"])?;
-    let mut who = principal(keys.required("grant")?.non_empty()?);
+    let keys = fields(cursor, &["grant", "subject", "groups"])?;
+    let mut who = Principal::of_grant(keys.required("grant")?.non_empty()?);
     if let Some(subject) = keys.optional("subject") {
         who.subject = Arc::from(subject.non_empty()?);
     }
+    if let Some(groups) = keys.optional("groups") {
+        who.groups = read_groups(&groups)?;
+    }
     Some(who)
-}
-
-fn principal(grant: &str) -> Principal {
-    Principal { subject: format!("grant:{grant}").into(), grant: grant.into() }
 }
 
 fn list_text(names: &[&str]) -> String {

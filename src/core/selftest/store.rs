@@ -6,7 +6,7 @@ use sha2::Digest as _;
 
 use crate::decision::{Denial, Reason};
 use crate::ledger::machine::{Bounds, Head, Machine};
-use crate::ledger::{Attempt, Code, CounterId, Finish, Line, Span, Speaker};
+use crate::ledger::{Attempt, Code, CounterId, Finish, Line, Span, Speaker, Standing};
 use crate::quota::{Charge, Measure, Mode, OnExpiry};
 
 /// Longer than any sequence: what a case wants to run out, it ends itself.
@@ -39,24 +39,31 @@ impl Store {
     pub(super) fn reserve(&mut self, charges: &[Charge], now_ms: u64) -> Result<Held, Denial> {
         self.settle(now_ms);
         self.next = self.next.saturating_add(1);
-        let asked: Vec<&Charge> =
-            charges.iter().filter(|charge| charge.amount > 0 || charge.mode == Mode::Gate).collect();
-        let lines: Option<Vec<Line>> = asked.iter().map(|charge| line(charge, now_ms)).collect();
-        let Some(lines) = lines else { return Err(Denial::built_in(Reason::Internal)) };
+        let asked: Vec<&Charge> = charges.iter().filter(|charge| asks(charge)).collect();
+        let Some((lines, line_of)) = join(&asked, now_ms) else { return Err(Denial::built_in(Reason::Internal)) };
         let held = Held { id: self.next.to_string(), lines: lines.into() };
         let reply = self.machine.reserve(&head(&held), &held.lines, now_ms.saturating_mul(1_000));
         let Ok(reply) = reply else { return Err(Denial::built_in(Reason::Internal)) };
-        let (index, reason) = match reply.code {
+        let reason = match reply.code {
             Code::Held => return Ok(held),
-            Code::Limited { line } => (line, Reason::QuotaExhausted),
-            Code::NeverFits { line } => (line, Reason::NeverFits),
-            _ => return Err(Denial::built_in(Reason::Internal)),
+            Code::Limited { .. } => Reason::QuotaExhausted,
+            Code::NeverFits { .. } => Reason::NeverFits,
+            Code::Conflict
+            | Code::EpochChanged
+            | Code::Fenced { .. }
+            | Code::HeldBefore
+            | Code::Lost { .. }
+            | Code::NodeChanged
+            | Code::RolledBack
+            | Code::Settled
+            | Code::StaleWindows { .. } => return Err(Denial::built_in(Reason::Internal)),
         };
-        let denial = asked.get(index).map(|charge| charge.terms.denial.clone());
-        let retry_after_ms = reply.standings.get(index).and_then(|standing| standing.reset_ms);
-        let retry_after_ms = retry_after_ms.filter(|_| reason == Reason::QuotaExhausted);
-        Err(denial
-            .map_or_else(|| Denial::built_in(Reason::Internal), |denial| Denial { reason, retry_after_ms, ..denial }))
+        let refused = asked.iter().zip(line_of).find_map(|(charge, line)| {
+            let standing = reply.standings.get(line).filter(|standing| !fits(charge, standing))?;
+            let retry_after_ms = standing.reset_ms.filter(|_| reason == Reason::QuotaExhausted);
+            Some(Denial { reason, retry_after_ms, ..charge.terms.denial.clone() })
+        });
+        Err(refused.unwrap_or_else(|| Denial::built_in(Reason::Internal)))
     }
 
     /// Gives back what a call held.
@@ -81,6 +88,42 @@ impl Store {
 
 fn head(held: &Held) -> Head<'_> {
     Head { id: &held.id, digest: 0, attempt: Attempt(0), hold_ms: HOLD_MS, grace_ms: 0 }
+}
+
+fn asks(charge: &Charge) -> bool {
+    charge.amount > 0 || charge.mode == Mode::Gate
+}
+
+/// One line for each counter, and for each charge the index of its line. Two charges of one counter are one: the larger
+/// amount, under the smaller limit.
+fn join(charges: &[&Charge], now_ms: u64) -> Option<(Vec<Line>, Vec<usize>)> {
+    let mut lines: Vec<Line> = Vec::new();
+    let mut line_of = Vec::new();
+    for charge in charges {
+        let new = line(charge, now_ms)?;
+        let known = lines.iter_mut().enumerate().find(|(_, line)| line.counter == new.counter);
+        if let Some((index, line)) = known {
+            line.amount = line.amount.max(new.amount);
+            line.max = line.max.min(new.max);
+            line.release &= new.release;
+            line_of.push(index);
+        } else {
+            line_of.push(lines.len());
+            lines.push(new);
+        }
+    }
+    Some((lines, line_of))
+}
+
+/// Whether the charge alone would have gone through.
+fn fits(charge: &Charge, standing: &Standing) -> bool {
+    match charge.mode {
+        Mode::Track => true,
+        Mode::Gate => standing.used < charge.max,
+        Mode::Attempt | Mode::Consume => {
+            charge.amount <= standing.left || standing.used.saturating_add(charge.amount) <= charge.max
+        }
+    }
 }
 
 fn line(charge: &Charge, now_ms: u64) -> Option<Line> {

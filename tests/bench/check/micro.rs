@@ -20,7 +20,7 @@ use mcp_authz_core::decision::Decision;
 use mcp_authz_core::document::Format;
 use mcp_authz_core::json::{Document, Limits};
 use mcp_authz_core::ledger::machine::Bounds;
-use mcp_authz_core::policy::{Policy, Source};
+use mcp_authz_core::policy::{Call, Policy, Source};
 use mcp_authz_core::principal::Principal;
 use prometheus_client::registry::Registry;
 use prost::Message as _;
@@ -73,11 +73,11 @@ fn decide(policy: &str) -> anyhow::Result<f64> {
         Ok(compiled) => compiled.policy,
         Err(defects) => bail!("the policy has {} defects", defects.len()),
     };
-    let who = Principal { subject: "grant:bench".into(), grant: "bench".into() };
+    let who = Principal::of_grant("bench");
     let body = requests::body(300);
     let document = Document::parse(&body, Limits::default())?;
     let arguments = document.root().get("params").and_then(|params| params.get("arguments"));
-    let run = || policy.decide(&who, "bench", "tool_7", arguments);
+    let run = || policy.decide(&who, &Call::of("tool_7", arguments));
     ensure!(matches!(run(), Decision::Proceed(_)), "the call passes");
     Ok(time(run))
 }
