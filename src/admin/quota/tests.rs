@@ -10,11 +10,16 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::{
-    clock::{Clock, ManualClock},
+    clock::{Clock, ManualClock, SystemClock},
     config::Paths,
     credential::Credential,
     engine::{Case, Engine},
-    quota::{desk::LedgerDesk, embedded::EmbeddedLedger},
+    quota::{
+        Ledger,
+        desk::LedgerDesk,
+        embedded::EmbeddedLedger,
+        redis::{RedisLedger, Settings, Topology},
+    },
     state::State as Documents,
     telemetry::{
         audit::{AuditSink, Sink, WhenUnavailable},
@@ -39,16 +44,24 @@ const GRANTS: &str = "grants:
 - {label: g+3, servers: [a], sha256: '3333333333333333333333333333333333333333333333333333333333333333'}
 ";
 
-struct Rig {
+struct Rig<L: Ledger> {
     folder: tempfile::TempDir,
     documents: Arc<Documents>,
-    engine: Engine<EmbeddedLedger>,
+    engine: Engine<L>,
     pages: Router,
     audit: Arc<AuditSink>,
 }
 
-/// A desk over documents in a folder; without a token if `token` says so.
-fn rig(token: Option<&str>) -> Rig {
+/// A desk over the embedded ledger; without a token if `token` says so.
+fn rig(token: Option<&str>) -> Rig<EmbeddedLedger> {
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(NOW_MS));
+    let bounds = Bounds { counters_max: 1_000, reservations_max: 1_000 };
+    let ledger = EmbeddedLedger::new(bounds, Arc::clone(&clock), Arc::new(|_| {})).unwrap();
+    rig_over(ledger, clock, token)
+}
+
+/// A desk over documents in a folder.
+fn rig_over<L: Ledger>(ledger: L, clock: Arc<dyn Clock>, token: Option<&str>) -> Rig<L> {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let write = |name: &str, text: &str| {
@@ -61,12 +74,10 @@ fn rig(token: Option<&str>) -> Rig {
     write("grants/g.yaml", GRANTS);
     write("token", token.unwrap_or_default());
     std::fs::create_dir_all(at("credentials")).unwrap();
-    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(NOW_MS));
     let metrics = Metrics::new(&mut Registry::default(), 0);
     let (documents, _) = Documents::load(&Paths::below(folder.path()), NOW_MS).unwrap();
     let documents = Arc::new(documents);
-    let bounds = Bounds { counters_max: 1_000, reservations_max: 1_000 };
-    let ledger = Arc::new(EmbeddedLedger::new(bounds, Arc::clone(&clock), Arc::new(|_| {})).unwrap());
+    let ledger = Arc::new(ledger);
     let engine = Engine::new(Arc::clone(&ledger), Duration::from_secs(60), Arc::new(|_, _| {}), metrics.clone());
     let sink = Sink::File(at("audit.jsonl"));
     let audit = Arc::new(AuditSink::open(&sink, WhenUnavailable::Deny, 65_536, metrics).unwrap());
@@ -77,7 +88,7 @@ fn rig(token: Option<&str>) -> Rig {
     Rig { folder, documents, engine, pages, audit }
 }
 
-impl Rig {
+impl<L: Ledger> Rig<L> {
     async fn ask(&self, method: Method, uri: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in headers {
@@ -329,4 +340,34 @@ async fn every_kind_of_counter_is_shown_as_far_as_it_can_be() {
     }
     assert_eq!(rig.reset(&json!({"grant": "v2", "counter": "equal"})).await.0, 200);
     rig.called("v2", "refund", json!({"amount": 1.99})).await.unwrap();
+}
+
+#[tokio::test]
+async fn counters_in_redis_are_shown_and_reset_all_the_same() {
+    let server = test_redis::RedisServer::start(&["--appendonly", "yes"]);
+    let topology = Topology::standalone(&format!("unix://{}", server.socket().display())).unwrap();
+    let settings = Settings { timeout: Duration::from_secs(2), fence: Duration::ZERO, ..Settings::new(topology) };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let ledger = RedisLedger::connect(settings, Arc::clone(&clock), Arc::new(|_| {})).await.unwrap();
+    let deadline = tokio::time::Instant::now().checked_add(Duration::from_secs(20)).unwrap();
+    assert!(ledger.connected(deadline).await);
+    let rig = rig_over(ledger, clock, Some("0123456789abcdef"));
+    for _ in 0..3 {
+        rig.called("v2", "refund", json!({"amount": 1.99})).await.unwrap();
+    }
+    assert!(rig.called("v2", "refund", json!({"amount": 1.99})).await.is_err());
+    let rows = rig.rows("identity=user%3Aann&policy=q").await;
+    let brief: Vec<Value> =
+        rows.iter().map(|row| json!([row["counter"], row["used"], row["max"], row["left"]])).collect();
+    assert_eq!(json!(brief), json!([["cents", 597, 50_000, 49_403], ["equal", null, 3, null], ["running", 3, 4, 1]]));
+    assert!(rows[0]["resets_at"].as_str().unwrap().ends_with("T00:00:00Z"));
+    for counter in ["cents", "equal", "running"] {
+        assert_eq!(rig.reset(&json!({"grant": "v2", "counter": counter})).await.0, 200);
+    }
+    let rows = rig.rows("grant=v2").await;
+    assert_eq!((&rows[0]["used"], &rows[2]["used"]), (&json!(0), &json!(0)));
+    rig.called("v2", "refund", json!({"amount": 1.99})).await.unwrap();
+    let headers = [("authorization", TOKEN), ("content-type", "application/json")];
+    let (status, body) = rig.ask(Method::POST, "/quota/accept-loss", &headers, "{}").await;
+    assert_eq!((status, &serde_json::from_str::<Value>(&body).unwrap()["accepted"]), (200, &json!(false)));
 }
