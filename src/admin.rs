@@ -1,4 +1,5 @@
-//! The admin listener: health, metrics and what is loaded, over plain HTTP/1.1. Read-only, and without secrets.
+//! The admin listener: health, metrics and what is loaded, over plain HTTP/1.1. Without secrets, and read-only but for the
+//! counters of quotas, which ask for a token.
 //!
 //! Connections are bounded in number, time and header size. When there are too many, the oldest goes: an honest request takes
 //! milliseconds, so clients that sit on connections only push out each other.
@@ -8,7 +9,7 @@ use std::{borrow::Cow, collections::VecDeque, future::Future, pin::pin, sync::Ar
 use axum::{
     Router,
     extract::State,
-    http::{HeaderName, StatusCode, header},
+    http::{HeaderName, StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -26,6 +27,11 @@ use tokio::{
 
 use crate::telemetry::metrics::{ErrorKind, Metrics};
 
+mod quota;
+pub mod token;
+
+pub use quota::QuotaPages;
+
 /// Open connections; one more closes the oldest.
 const CONNECTIONS_MAX: usize = 64;
 /// Time for a client to send its headers.
@@ -39,7 +45,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Time for open connections at the end.
 const DRAIN_WITHIN: Duration = Duration::from_secs(1);
 
-const PAGES: &str = "/livez /readyz /metrics /config /policy";
+const PAGES: &str = "/livez /readyz /metrics /config /policy /quota /quota/reset";
 const JSON: &str = "application/json";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -71,19 +77,25 @@ struct Shown {
 }
 
 /// The pages.
-pub fn router(view: Arc<dyn AdminView>, registry: Arc<Registry>) -> Router {
-    Router::new()
+pub fn router(view: Arc<dyn AdminView>, registry: Arc<Registry>, quota: QuotaPages) -> Router {
+    let pages = Router::new()
         .route("/livez", get(|| async { text_page(StatusCode::OK, "ok\n") }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_page))
         .route("/config", get(|State(shown): State<Shown>| async move { json_page(&shown.view.config()) }))
         .route("/policy", get(|State(shown): State<Shown>| async move { json_page(&shown.view.policy()) }))
+        .with_state(Shown { view, registry });
+    pages
+        .merge(quota::router(quota))
         .fallback(|| async { text_page(StatusCode::NOT_FOUND, format!("no such page; there are {PAGES}\n")) })
-        .method_not_allowed_fallback(|| async {
-            let page = text_page(StatusCode::METHOD_NOT_ALLOWED, "read-only: GET or HEAD\n");
-            ([(header::ALLOW, "GET, HEAD")], page).into_response()
+        .method_not_allowed_fallback(|uri: Uri| async move {
+            let (methods, text) = match uri.path() {
+                "/quota/reset" => ("POST", "POST only\n"),
+                _ => ("GET, HEAD", "read-only: GET or HEAD\n"),
+            };
+            let page = text_page(StatusCode::METHOD_NOT_ALLOWED, text);
+            ([(header::ALLOW, methods)], page).into_response()
         })
-        .with_state(Shown { view, registry })
 }
 
 /// Serves the pages until `stop` is ready, then for at most another second what is still open.

@@ -12,6 +12,13 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
     fn now_ms(&self) -> u64;
 }
 
+/// Unix milliseconds for people and machines; empty for times that no calendar knows.
+#[must_use]
+pub fn rfc3339(unix_ms: u64) -> String {
+    let time = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    time.map_or_else(String::new, |time| time.to_string())
+}
+
 /// The clock of the machine, protected against steps back.
 ///
 /// A step forward is followed at once. After a step back the time goes on from where it was, at the rate of the monotonic

@@ -46,6 +46,8 @@ pub struct Config {
     pub audit: Audit,
     /// Diagnostics on standard error.
     pub log: Log,
+    /// What the admin port offers beyond looking.
+    pub admin: Admin,
     /// What is legal and probably not meant.
     pub warnings: Vec<Defect>,
 }
@@ -124,6 +126,8 @@ pub struct Limits {
     pub counters_max: usize,
     /// Reservations open at the same time: 100 to 10,000,000, default 100,000.
     pub reservations_max: usize,
+    /// Counters that have series of their own in the metrics: 0 to 100,000, default 1,000.
+    pub metric_counters_max: usize,
 }
 
 impl Limits {
@@ -180,8 +184,15 @@ pub struct Log {
     pub format: log::Format,
 }
 
+/// What the admin port offers beyond looking.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admin {
+    /// File with the token for the pages about quotas; without it they are off.
+    pub token_file: Option<PathBuf>,
+}
+
 const SECTIONS: &[&str] =
-    &["listen", "tls", "danger_plaintext_tcp", "paths", "limits", "timeouts", "envoy", "audit", "log"];
+    &["listen", "tls", "danger_plaintext_tcp", "paths", "limits", "timeouts", "envoy", "audit", "log", "admin"];
 
 impl Config {
     /// Reads settings from text. `file` is how the operator names the file; relative paths in it start at `folder`.

@@ -8,14 +8,14 @@ use mcp_authz_core::{
     mcp::Message,
     policy::{Policy, no_policy},
     principal::Principal,
-    quota::Charge,
+    quota::{Charge, Mode, told, units_shown},
 };
 use tokio::time::Instant;
 
 use crate::{
     credential::Credential,
-    quota::{self, Ledger, LedgerError, OnLeak, Reservation, ReservationId, Reserve, Ticket},
-    telemetry::metrics::{Metrics, ReservationOutcome},
+    quota::{self, Ledger, LedgerError, OnLeak, OverLimit, Reservation, ReservationId, Reserve, Ticket},
+    telemetry::metrics::{Metrics, QuotaOutcome, ReservationOutcome},
 };
 
 /// One authenticated request and what it is judged by.
@@ -86,6 +86,11 @@ impl<L: Ledger> Engine<L> {
         Self { ledger, hold, on_leak, metrics }
     }
 
+    /// The ledger that calls are held in.
+    pub fn ledger(&self) -> &Arc<L> {
+        &self.ledger
+    }
+
     /// Judges, reserves and binds the server's credential, in that order; gives the reservation back when a later step
     /// fails.
     ///
@@ -107,17 +112,22 @@ impl<L: Ledger> Engine<L> {
             Err(_) => (ReservationOutcome::Unavailable, Err(Denial::built_in(Reason::Deadline))),
             Ok(Err(error)) => (ReservationOutcome::Unavailable, Err(unavailable(&error))),
             Ok(Ok(Reserve::Free)) => return Ok(None),
-            Ok(Ok(Reserve::Reserved(reservation))) => (ReservationOutcome::Reserved, Ok(Some(reservation))),
+            Ok(Ok(Reserve::Reserved(reservation))) => {
+                if let Some(ticket) = reservation.ticket() {
+                    self.metrics.quota_of(ticket, QuotaOutcome::Held);
+                }
+                (ReservationOutcome::Reserved, Ok(Some(reservation)))
+            }
             Ok(Ok(Reserve::Unmetered(error))) => {
                 tracing::warn!(%error, "The ledger could not answer; the call goes uncounted, as its limits say.");
+                charges.iter().for_each(|charge| self.count(charge, QuotaOutcome::Unmetered));
                 (ReservationOutcome::Unmetered, Ok(None))
             }
             Ok(Ok(Reserve::OverLimit(over))) => {
-                let reason = if over.never_fits { Reason::NeverFits } else { Reason::QuotaExhausted };
-                let denial = charges.get(over.charge).map(|charge| Denial {
-                    reason,
-                    retry_after_ms: over.retry_after_ms,
-                    ..charge.terms.denial.clone()
+                charges.iter().filter(|c| c.mode == Mode::Attempt).for_each(|c| self.count(c, QuotaOutcome::Held));
+                let denial = charges.get(over.charge).map(|charge| {
+                    self.count(charge, QuotaOutcome::Refused);
+                    refusal(charge, &over)
                 });
                 (ReservationOutcome::OverLimit, Err(denial.unwrap_or_else(|| Denial::built_in(Reason::Internal))))
             }
@@ -125,6 +135,28 @@ impl<L: Ledger> Engine<L> {
         self.metrics.reservations(outcome, 1);
         answer
     }
+
+    fn count(&self, charge: &Charge, outcome: QuotaOutcome) {
+        self.metrics.quota(&charge.terms.policy, &charge.terms.name, outcome, charge.amount);
+    }
+}
+
+/// What the agent is told of a limit that is used up: of the counter only where the limit says so, because whoever shares it
+/// could read the others' calls from it.
+fn refusal(charge: &Charge, over: &OverLimit) -> Denial {
+    let reason = if over.never_fits { Reason::NeverFits } else { Reason::QuotaExhausted };
+    let denial = Denial { reason, retry_after_ms: over.retry_after_ms, ..charge.terms.denial.clone() };
+    if !charge.terms.disclose {
+        return denial;
+    }
+    // Of an amount that never fits no time is told: it would invite to try again.
+    let told = if over.never_fits {
+        format!("the whole limit is {}", units_shown(charge.max, charge.terms.scale))
+    } else {
+        told(charge, over.standing)
+    };
+    let message = format!("{} ({told})", denial.message);
+    Denial { message: message.into(), ..denial }
 }
 
 fn decide(case: &Case<'_>) -> Decision {
@@ -139,3 +171,6 @@ fn unavailable(error: &LedgerError) -> Denial {
     tracing::warn!(%error, "The ledger could not answer; the call is denied.");
     Denial { retry_after_ms: error.retry_after_ms(), ..Denial::built_in(Reason::LedgerUnavailable) }
 }
+
+#[cfg(test)]
+mod tests;

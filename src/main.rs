@@ -21,6 +21,8 @@ enum Command {
     Eval(command::eval::Args),
     /// Make, list and revoke grants.
     Grant(command::grant::Args),
+    /// See where counters stand, and set them back.
+    Quota(command::quota::Args),
     /// Answer Envoy.
     Serve(command::serve::Args),
     /// Run policy test cases.
@@ -40,6 +42,9 @@ fn main() -> ExitCode {
         Command::Check(args) => command::check::run(args, &mut io::stdout(), &mut io::stderr()),
         Command::Eval(args) => command::eval::run(args, &mut io::stdout(), &mut io::stderr()),
         Command::Grant(args) => command::grant::run(args, &mut io::stdout(), &mut io::stderr()),
+        Command::Quota(args) => {
+            command::quota::run(&args, &mut io::stdin().lock(), &mut io::stdout(), &mut io::stderr())
+        }
         // The server's own threads write to both, so nothing here may hold their locks.
         Command::Serve(args) => command::serve::run(&args),
         Command::Test(args) => command::test::run(args, &mut io::stdout(), &mut io::stderr()),

@@ -13,7 +13,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::telemetry::metrics::Verdict;
+use crate::{
+    quota::desk::{Answer, Desk, Wanted},
+    telemetry::metrics::Verdict,
+};
 
 #[derive(Default)]
 struct View {
@@ -31,6 +34,19 @@ impl AdminView for View {
 
     fn policy(&self) -> Value {
         json!({"policies": []})
+    }
+}
+
+/// Without a token file it is never asked.
+struct NoDesk;
+
+impl Desk for NoDesk {
+    fn show<'a>(&'a self, _: &'a Wanted) -> Answer<'a> {
+        panic!("the token comes first")
+    }
+
+    fn reset<'a>(&'a self, _: &'a Wanted) -> Answer<'a> {
+        panic!("the token comes first")
     }
 }
 
@@ -52,7 +68,8 @@ async fn rig() -> Rig {
     let stopped = async {
         assert!(stopped.await.is_ok());
     };
-    let pages = router(Arc::<View>::clone(&view), Arc::new(registry));
+    let quota = QuotaPages { desk: Arc::new(NoDesk), token: Arc::new(token::AdminToken::load(None).unwrap()) };
+    let pages = router(Arc::<View>::clone(&view), Arc::new(registry), quota);
     let server = tokio::spawn(serve(listener, pages, metrics.clone(), stopped));
     Rig { address, view, metrics, stop, server }
 }
@@ -115,7 +132,7 @@ async fn pages_are_read_only_and_unknown_ones_name_those_there_are() {
         let (status, _, body) = ask(rig.address, &format!("GET {path}")).await;
         assert_eq!(
             (status, &*body),
-            (404, "no such page; there are /livez /readyz /metrics /config /policy\n"),
+            (404, "no such page; there are /livez /readyz /metrics /config /policy /quota /quota/reset\n"),
             "{path}"
         );
     }

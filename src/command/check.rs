@@ -13,6 +13,7 @@ use mcp_authz_core::{
 };
 
 use crate::{
+    admin::token,
     command::{FAILED, USAGE},
     config::{Config, Paths},
     files::{self, DOCUMENT_BYTES_MAX, Folder},
@@ -195,6 +196,9 @@ fn check_config(path: &Path) -> Checked {
             let mut checked = check_paths(kind, &config.paths);
             let mut warnings = config.warnings;
             warnings.append(&mut checked.warnings);
+            if let Some(file) = &config.admin.token_file {
+                check_token(file, &mut checked.defects, &mut warnings);
+            }
             Checked { warnings, ..checked }
         }
         Err(mut defects) => {
@@ -206,6 +210,16 @@ fn check_config(path: &Path) -> Checked {
             defects.append(&mut checked.defects);
             Checked { defects, ..checked }
         }
+    }
+}
+
+fn check_token(file: &Path, defects: &mut Vec<Defect>, warnings: &mut Vec<Defect>) {
+    let name = file.display().to_string();
+    if let Err(error) = token::read(file) {
+        defects.push(Defect::of_file(&name, error.problem.to_string()));
+    } else if files::is_shared(file) {
+        let warning = Defect::of_file(&name, "can be read by others than its owner");
+        warnings.push(warning.with_hint("chmod 600: whoever has it can reset quotas"));
     }
 }
 

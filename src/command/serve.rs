@@ -25,8 +25,8 @@ use tokio::{
 };
 
 use crate::{
-    admin::{self, AdminView, Readiness, router},
-    clock::{Clock, SystemClock},
+    admin::{self, AdminView, QuotaPages, Readiness, router, token::AdminToken},
+    clock::{Clock, SystemClock, rfc3339},
     config::{self, Config, Limits, Paths},
     engine::Engine,
     envoy::{
@@ -34,12 +34,16 @@ use crate::{
         server::{Drained, Event, Observer, Server, Settings as ServerSettings},
         tls::{Tls, TlsSettings},
     },
-    quota::embedded::{EmbeddedLedger, settle_leaks},
+    quota::{
+        desk::LedgerDesk,
+        embedded::{EmbeddedLedger, settle_leaks},
+    },
+    snapshot::Snapshot,
     state::{Reloaded, State},
     telemetry::{
         audit::{AuditSink, WhenUnavailable},
         log,
-        metrics::{ErrorKind, Metrics, ReservationOutcome},
+        metrics::{ErrorKind, Metrics, QuotaOutcome, ReservationOutcome},
     },
 };
 
@@ -113,9 +117,10 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry, clock.now_ms());
-    let state = load(&config.paths, &metrics, clock.now_ms())?;
+    let state = load(&config.paths, config.limits, &metrics, clock.now_ms())?;
     let audit = open_audit(&config.audit, &metrics)?;
     let tls = load_tls(&config)?;
+    let admin_token = load_admin_token(&config)?;
     let server = bind(&config, tls.clone(), &metrics).await?;
     let admin_listener = bind_admin(config.listen.admin).await?;
     let health = server.health();
@@ -125,7 +130,10 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
         draining: AtomicBool::new(false),
     });
     let (stop_admin, admin_stopped) = tokio::sync::oneshot::channel::<()>();
-    let pages = router(Arc::clone(&view) as Arc<dyn AdminView>, Arc::new(registry));
+    let engine = engine(&config, &clock, &metrics)?;
+    let desk = LedgerDesk::new(Arc::clone(engine.ledger()), Arc::clone(&state), Arc::clone(&audit), Arc::clone(&clock));
+    let quota = QuotaPages { desk: Arc::new(desk), token: Arc::clone(&admin_token) };
+    let pages = router(Arc::clone(&view) as Arc<dyn AdminView>, Arc::new(registry), quota);
     let admin = tokio::spawn(admin::serve(admin_listener, pages, metrics.clone(), async {
         // Either way the end has come: a dropped sender is a stop as well.
         drop(admin_stopped.await);
@@ -140,9 +148,9 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
         file: file.to_owned(),
         view: Arc::clone(&view),
         settings: settings.clone(),
+        admin_token,
     };
     let reloads = tokio::spawn(reloader.run());
-    let engine = engine(&config, &clock, &metrics)?;
     let adapter = Adapter::new(engine, Arc::clone(&state), clock, metrics, Arc::clone(&audit), settings);
     health.serving().await;
     tracing::info!(revision = state.snapshot().revision(), "Ready.");
@@ -163,12 +171,22 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
     Ok(())
 }
 
-fn load(paths: &Paths, metrics: &Metrics, now_ms: u64) -> Result<Arc<State>, ExitCode> {
+fn load(paths: &Paths, limits: Limits, metrics: &Metrics, now_ms: u64) -> Result<Arc<State>, ExitCode> {
     let (state, warnings) = State::load(paths, now_ms).map_err(|defects| refuse(&defects))?;
     warn_of(&warnings);
     metrics.set_servers(state.snapshot().server_names());
+    set_counters(metrics, &state.snapshot(), limits);
     metrics.config_taken(now_ms);
     Ok(Arc::new(state))
+}
+
+/// Every counter of every policy becomes a label, as far as the limit goes.
+fn set_counters(metrics: &Metrics, snapshot: &Snapshot, limits: Limits) {
+    let terms = snapshot.policies().flat_map(|policy| policy.terms());
+    let left_out = metrics.set_counters(terms.map(|terms| (&*terms.policy, &*terms.name)), limits.metric_counters_max);
+    if left_out > 0 {
+        tracing::warn!(left_out, "More counters than limits.metric_counters_max: the rest is measured as `_other`.");
+    }
 }
 
 fn warn_of(warnings: &[Defect]) {
@@ -195,6 +213,11 @@ fn tls_settings(config: &Config) -> Option<TlsSettings> {
 fn load_tls(config: &Config) -> Result<Option<Arc<Tls>>, ExitCode> {
     let tls = tls_settings(config).map(|settings| Tls::load(&settings)).transpose();
     tls.map(|tls| tls.map(Arc::new)).map_err(|error| fail("TLS", &error))
+}
+
+fn load_admin_token(config: &Config) -> Result<Arc<AdminToken>, ExitCode> {
+    let token = AdminToken::load(config.admin.token_file.as_deref());
+    token.map(Arc::new).map_err(|error| fail("the admin token", &error))
 }
 
 async fn bind(config: &Config, tls: Option<Arc<Tls>>, metrics: &Metrics) -> Result<Server, ExitCode> {
@@ -255,10 +278,13 @@ fn engine(config: &Config, clock: &Arc<dyn Clock>, metrics: &Metrics) -> Result<
     let ledger = EmbeddedLedger::new(bounds, Arc::clone(clock), expired);
     let ledger = Arc::new(ledger.map_err(|error| fail("the ledger", &error))?);
     let counted = metrics.clone();
-    let on_leak = settle_leaks(Arc::clone(&ledger), move |_, finished| {
+    let on_leak = settle_leaks(Arc::clone(&ledger), move |ticket, finished| {
         counted.reservations(ReservationOutcome::Leaked, 1);
         match finished {
-            Ok(Finished::Now { .. }) => counted.reservations(ReservationOutcome::RolledBack, 1),
+            Ok(Finished::Now { .. }) => {
+                counted.reservations(ReservationOutcome::RolledBack, 1);
+                counted.quota_of(ticket, QuotaOutcome::Refunded);
+            }
             Ok(_) => {}
             Err(error) => {
                 counted.error(ErrorKind::Ledger);
@@ -294,6 +320,7 @@ struct Reloader {
     file: PathBuf,
     view: Arc<View>,
     settings: LiveSettings,
+    admin_token: Arc<AdminToken>,
 }
 
 impl Reloader {
@@ -305,6 +332,7 @@ impl Reloader {
         while hangup.recv().await.is_some() {
             self.audit.reopen();
             self.reload_tls();
+            self.reload_admin_token();
             let (state, file, now_ms) = (Arc::clone(&self.state), self.file.clone(), self.clock.now_ms());
             // Settings first: a defect in them keeps everything as it is. Reading may take a while with many files; Checks go
             // on meanwhile on their own threads.
@@ -351,6 +379,13 @@ impl Reloader {
         }
     }
 
+    fn reload_admin_token(&self) {
+        if let Err(error) = self.admin_token.reload() {
+            self.metrics.error(ErrorKind::Admin);
+            tracing::error!(error = chain(&error), "Admin token not reloaded: the last good one stays in use.");
+        }
+    }
+
     fn report(&self, outcome: Result<(Config, Reloaded), Vec<Defect>>, now_ms: u64) {
         match outcome {
             Err(defects) => {
@@ -369,6 +404,7 @@ impl Reloader {
                 warn_of(&warnings);
                 self.take_settings(&config);
                 self.metrics.set_servers(self.state.snapshot().server_names());
+                set_counters(&self.metrics, &self.state.snapshot(), config.limits);
                 self.metrics.config_taken(now_ms);
                 tracing::info!(%from, %to, changed, "Configuration reloaded.");
             }
@@ -419,9 +455,4 @@ impl AdminView for View {
             .collect();
         json!({ "revision": snapshot.revision(), "policies": policies })
     }
-}
-
-fn rfc3339(unix_ms: u64) -> String {
-    let time = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    time.map_or_else(String::new, |time| time.to_string())
 }

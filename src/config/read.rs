@@ -8,7 +8,7 @@ use std::{
 
 use mcp_authz_core::document::{Cursor, Fields, quoted};
 
-use super::{Audit, Config, Envoy, Limits, Listen, Log, Paths, Timeouts, Tls, TlsClients};
+use super::{Admin, Audit, Config, Envoy, Limits, Listen, Log, Paths, Timeouts, Tls, TlsClients};
 use crate::{
     envoy::server::Endpoint,
     telemetry::{
@@ -34,6 +34,7 @@ pub(super) fn config(fields: &Fields<'_>, folder: &Path) -> Option<Config> {
     let envoy = envoy(fields);
     let audit = audit(fields, folder);
     let log = log(fields);
+    let admin = admin(fields, folder);
     plaintext?;
     Some(Config {
         listen: listen?,
@@ -44,6 +45,7 @@ pub(super) fn config(fields: &Fields<'_>, folder: &Path) -> Option<Config> {
         envoy: envoy?,
         audit: audit?,
         log: log?,
+        admin: admin?,
         warnings: Vec::new(),
     })
 }
@@ -244,6 +246,7 @@ fn limits(parent: &Fields<'_>) -> Option<Limits> {
         "headers_max",
         "counters_max",
         "reservations_max",
+        "metric_counters_max",
     ];
     let section = Section::of(parent, "limits", &keys)?;
     let body_bytes_max = section.size("body_bytes_max", 1_048_576, 1_024, 67_108_864);
@@ -254,6 +257,7 @@ fn limits(parent: &Fields<'_>) -> Option<Limits> {
     let headers_max = section.size("headers_max", 200, 10, 10_000);
     let counters_max = section.size("counters_max", 1_000_000, 100, 100_000_000);
     let reservations_max = section.size("reservations_max", 100_000, 100, 10_000_000);
+    let metric_counters_max = section.size("metric_counters_max", 1_000, 0, 100_000);
     Some(Limits {
         body_bytes_max: body_bytes_max?,
         json_depth_max: json_depth_max?,
@@ -263,6 +267,7 @@ fn limits(parent: &Fields<'_>) -> Option<Limits> {
         headers_max: headers_max?,
         counters_max: counters_max?,
         reservations_max: reservations_max?,
+        metric_counters_max: metric_counters_max?,
     })
 }
 
@@ -326,4 +331,10 @@ fn log(parent: &Fields<'_>) -> Option<Log> {
         _ => Level::Info,
     };
     Some(Log { level, format: if format? == "json" { log::Format::Json } else { log::Format::Text } })
+}
+
+fn admin(parent: &Fields<'_>, folder: &Path) -> Option<Admin> {
+    let section = Section::of(parent, "admin", &["token_file"])?;
+    let token_file = section.optional("token_file").map_or(Some(None), |value| path(&value, folder).map(Some));
+    Some(Admin { token_file: token_file? })
 }

@@ -41,6 +41,7 @@ impl Config {
                 "headers_max": limits.headers_max,
                 "counters_max": limits.counters_max,
                 "reservations_max": limits.reservations_max,
+                "metric_counters_max": limits.metric_counters_max,
             },
             "timeouts": {
                 "check_ms": ms(timeouts.check),
@@ -59,6 +60,7 @@ impl Config {
                 "fail_closed": self.audit.fail_closed,
                 "buffer_bytes_max": self.audit.buffer_bytes_max,
             },
+            "admin": { "token_file": self.admin.token_file.as_deref().map(text) },
             "log": {
                 "level": match self.log.level {
                     Level::Debug => "debug",

@@ -38,6 +38,7 @@ fn every_setting_has_its_default() {
         headers_max: 200,
         counters_max: 1_000_000,
         reservations_max: 100_000,
+        metric_counters_max: 1_000,
     };
     assert_eq!(config.limits, limits);
     let timeouts = [config.timeouts.check, config.timeouts.margin, config.timeouts.lease, config.timeouts.drain];
@@ -45,6 +46,7 @@ fn every_setting_has_its_default() {
     assert!(!config.envoy.accept_lossy_body);
     assert_eq!(config.audit, Audit { sink: Sink::Stdout, fail_closed: false, buffer_bytes_max: 4_194_304 });
     assert_eq!(config.log, Log { level: Level::Info, format: log::Format::Text });
+    assert_eq!(config.admin, Admin::default());
 }
 
 #[test]
@@ -56,11 +58,12 @@ fn every_setting_is_read() {
 tls: {certificate: tls/tls.crt, key: /k, client_ca: ca, allowed_sans: ['spiffe://c/ns/mesh/sa/envoy']}
 danger_plaintext_tcp: false
 paths: {policies: p, servers: /s.yaml, grants: ../g, credentials: c}
-limits: {body_bytes_max: 1024, json_depth_max: 8, json_nodes_max: 100, checks_in_flight_max: 1, header_bytes_max: 1024, headers_max: 10, counters_max: 100, reservations_max: 101}
+limits: {body_bytes_max: 1024, json_depth_max: 8, json_nodes_max: 100, checks_in_flight_max: 1, header_bytes_max: 1024, headers_max: 10, counters_max: 100, reservations_max: 101, metric_counters_max: 0}
 timeouts: {check_ms: 10, margin_ms: 9, lease_ms: 1000, drain_ms: 0}
 envoy: {accept_lossy_body: true}
 audit: {sink: audit.jsonl, fail_closed: true, buffer_bytes_max: 65536}
 log: {level: debug, format: json}
+admin: {token_file: ../admin.token}
 ",
     )
     .unwrap();
@@ -76,12 +79,13 @@ log: {level: debug, format: json}
     assert_eq!(clients.allowed_sans, ["spiffe://c/ns/mesh/sa/envoy"]);
     assert_eq!(config.paths.policies, Path::new("/etc/x/p"));
     assert_eq!(config.paths.servers, Path::new("/s.yaml"));
-    assert_eq!(config.limits.reservations_max, 101);
+    assert_eq!((config.limits.reservations_max, config.limits.metric_counters_max), (101, 0));
     assert_eq!((config.limits.json().depth_max, config.limits.headers().count_max), (8, 10));
     assert_eq!(config.timeouts.margin, Duration::from_millis(9));
     assert!(config.envoy.accept_lossy_body && config.audit.fail_closed);
     assert_eq!(config.audit.sink, Sink::File("/etc/x/audit.jsonl".into()));
     assert_eq!(config.log, Log { level: Level::Debug, format: log::Format::Json });
+    assert_eq!(config.admin.token_file.as_deref(), Some(Path::new("/etc/x/../admin.token")));
 }
 
 #[test]
@@ -95,6 +99,7 @@ fn every_number_has_a_range() {
         ("limits", "headers_max", 10, 10_000),
         ("limits", "counters_max", 100, 100_000_000),
         ("limits", "reservations_max", 100, 10_000_000),
+        ("limits", "metric_counters_max", 0, 100_000),
         ("timeouts", "check_ms", 21, 60_000),
         ("timeouts", "margin_ms", 0, 999),
         ("timeouts", "lease_ms", 1_000, 86_400_000),

@@ -4,6 +4,10 @@ use crate::decision::Reason;
 use crate::json::Value;
 use crate::text::{push_json_string_cut, push_number, push_padded};
 
+mod operator;
+
+pub use operator::{Act, CounterName, OperatorRecord};
+
 /// Argument keys that one record names.
 pub const KEYS_MAX: usize = 64;
 /// Bytes of each name that comes from the wire; longer ones are cut.

@@ -20,4 +20,5 @@ pub mod principal;
 pub mod quota;
 pub mod selftest;
 pub mod server;
+pub mod settle;
 pub mod text;

@@ -21,6 +21,7 @@ mod explain;
 mod fingerprint;
 mod limit;
 mod listing;
+mod terms;
 mod value;
 mod window;
 

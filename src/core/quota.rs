@@ -5,8 +5,10 @@ use std::{fmt, sync::Arc};
 use crate::decision::Denial;
 
 mod calendar;
+mod told;
 
 pub use calendar::{Bounds, Calendar, Unit, Weekday, Zone};
+pub use told::{time_shown, told, units_shown};
 
 /// Counters that one call may touch. Beyond it the call is denied: a store must bound what one script does.
 pub const LINES_MAX: usize = 32;

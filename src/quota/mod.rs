@@ -13,7 +13,10 @@ use mcp_authz_core::{
 use tokio::time::Instant;
 
 mod booking;
+pub mod desk;
 pub mod embedded;
+pub mod redis;
+pub mod token;
 
 pub use booking::{Booking, Keys};
 
@@ -33,11 +36,13 @@ impl ReservationId {
     /// # Errors
     /// If the operating system has no randomness to give; the caller denies.
     pub fn from_envoy(http_id: &str) -> Result<Self, LedgerError> {
-        let plain = http_id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-        if http_id.is_empty() || http_id.len() > ID_BYTES_MAX || !plain {
-            return Self::random();
-        }
-        Ok(Self(Arc::from(http_id)))
+        Self::from_token(http_id).map_or_else(Self::random, Ok)
+    }
+
+    /// Takes an id out of a settle token that we signed; `None` if it is none that [`Self::from_envoy`] takes over.
+    pub(crate) fn from_token(id: &str) -> Option<Self> {
+        let plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+        (!id.is_empty() && id.len() <= ID_BYTES_MAX && plain).then(|| Self(Arc::from(id)))
     }
 
     /// 128 random bits.
@@ -191,7 +196,7 @@ impl LedgerError {
 
 /// Told of a reservation that ended without the store hearing of it, and how it was to end. Called from `drop`: must not block
 /// for long and must not panic.
-pub type OnLeak = Arc<dyn Fn(Arc<Booking>, Finish) + Send + Sync>;
+pub type OnLeak = Arc<dyn Fn(Ticket, Finish) + Send + Sync>;
 
 /// Units are held and someone must end it. Every exit takes `self`, so it ends at most once:
 ///
@@ -294,6 +299,10 @@ pub async fn reserve<L: Ledger>(
             }
         };
         match reply.code {
+            // Counters named under other keys are not those of the limits: the store's data was lost meanwhile.
+            Code::Held | Code::HeldBefore if !Arc::ptr_eq(&keys, &ledger.keys()) => {
+                return Err(LedgerError::Unknown("the store's data was replaced during the call".into()));
+            }
             Code::Held | Code::HeldBefore => return Ok(Reserve::Reserved(guard)),
             Code::Limited { .. } | Code::NeverFits { .. } => {
                 guard.held = None;
@@ -392,13 +401,13 @@ impl<L: Ledger> Drop for Reservation<L> {
     fn drop(&mut self) {
         if let Some(ticket) = self.held.take() {
             let how = Finish::RollBack(Speaker::Attempt(ticket.booking.attempt));
-            (self.on_leak)(ticket.booking, how);
+            (self.on_leak)(ticket, how);
         }
     }
 }
 
 /// Randomness of the operating system.
-fn random_bytes<const N: usize>() -> Result<[u8; N], LedgerError> {
+pub(crate) fn random_bytes<const N: usize>() -> Result<[u8; N], LedgerError> {
     let mut bytes = [0_u8; N];
     getrandom::fill(&mut bytes).map_err(|error| LedgerError::Refused(Box::new(error)))?;
     Ok(bytes)

@@ -15,7 +15,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use mcp_authz_core::decision::Reason;
+use mcp_authz_core::{decision::Reason, quota::Mode};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet},
@@ -23,12 +23,21 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::quota::Ticket;
+
+mod quota;
+
+use quota::Quotas;
+
 /// Label of requests that are bound to no configured server.
 pub const UNKNOWN_SERVER: &str = "_unknown";
 /// Label of methods that are not in [`METHODS`].
 pub const OTHER_METHOD: &str = "_other";
 /// Label of requests without a method, such as GET and DELETE, or a body that cannot be read.
 pub const NO_METHOD: &str = "_none";
+
+/// Labels of counters that are in no policy, or beyond `limits.metric_counters_max`.
+pub const OTHER_COUNTER: &str = "_other";
 
 /// Values of the label `method`, sorted.
 pub const METHODS: &[&str] = &[
@@ -178,6 +187,20 @@ label! {
 }
 
 label! {
+    /// What became of a call's units of one counter.
+    QuotaOutcome "outcome" {
+        /// Added to the counter.
+        Held = "held",
+        /// Given back later: the server provably never got the call, or its limit gives back such an outcome.
+        Refunded = "refunded",
+        /// Not added: this counter was the first that had no room.
+        Refused = "refused",
+        /// Not added: the counter could not be asked, and its limit lets calls go then.
+        Unmetered = "unmetered",
+    }
+}
+
+label! {
     /// How a reload of the configuration ended.
     ReloadOutcome "outcome" {
         /// Defects were found; the last good configuration serves.
@@ -224,6 +247,7 @@ pub struct Metrics {
     errors: ByLabel<ErrorKind>,
     in_flight: Gauge,
     lossy_bodies: Counter,
+    quotas: Quotas,
     requests: Requests,
     reservations: ByLabel<ReservationOutcome>,
 }
@@ -240,6 +264,7 @@ impl Metrics {
             errors: ByLabel::new(),
             in_flight: Gauge::default(),
             lossy_bodies: Counter::default(),
+            quotas: Quotas::new(),
             requests: Requests::new(),
             reservations: ByLabel::new(),
         };
@@ -257,6 +282,10 @@ impl Metrics {
         registry.register("mcp_authz_in_flight_checks", "Checks being decided", m.in_flight);
         let help = "Bodies taken from the lossy text field because Envoy does not pack them as bytes";
         registry.register("mcp_authz_lossy_bodies", help, m.lossy_bodies);
+        let [calls, units] = m.quotas.families();
+        registry.register("mcp_authz_quota_calls", "Calls against each counter by what became of them", calls);
+        let help = "Units of each counter by what became of them, in the smallest unit of the limit";
+        registry.register("mcp_authz_quota_units", help, units);
         registry.register("mcp_authz_requests", "Decisions", m.requests);
         registry.register("mcp_authz_reservations", "Quota reservations by what became of them", m.reservations);
         registry.register("process_start_time_seconds", "Unix time of the start of the process", started);
@@ -268,6 +297,26 @@ impl Metrics {
     /// are kept. Requests to any other server count as [`UNKNOWN_SERVER`].
     pub fn set_servers<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
         self.requests.set_servers(names);
+    }
+
+    /// Takes over the counters of the configuration as pairs of policy and name, at most `max` of them; gives how many were left
+    /// out. Counts of pairs that stay are kept. All others count as [`OTHER_COUNTER`].
+    pub fn set_counters<'a>(&self, names: impl IntoIterator<Item = (&'a str, &'a str)>, max: usize) -> usize {
+        self.quotas.set(names, max)
+    }
+
+    /// Counts one call against one counter, and its units.
+    pub fn quota(&self, policy: &str, counter: &str, outcome: QuotaOutcome, units: u64) {
+        self.quotas.count(policy, counter, outcome, units);
+    }
+
+    /// As [`Metrics::quota`], for every counter that the ticket holds units of.
+    pub fn quota_of(&self, ticket: &Ticket, outcome: QuotaOutcome) {
+        for (line, terms) in ticket.booking.lines.iter().zip(&ticket.terms) {
+            if line.mode != Mode::Gate {
+                self.quota(&terms.policy, &terms.name, outcome, line.amount);
+            }
+        }
     }
 
     /// Counts one decision and its duration.
@@ -551,6 +600,8 @@ mod tests {
             "mcp_authz_errors counter",
             "mcp_authz_in_flight_checks gauge",
             "mcp_authz_lossy_bodies counter",
+            "mcp_authz_quota_calls counter",
+            "mcp_authz_quota_units counter",
             "mcp_authz_requests counter",
             "mcp_authz_reservations counter",
             "process_start_time_seconds gauge",

@@ -19,14 +19,14 @@ use mcp_authz::{
         server::{CallMeta, Check as _},
         wire::{CheckRequest, CheckResponse},
     },
-    quota::memory::{Bounds, MemoryLedger},
+    quota::embedded::EmbeddedLedger,
     state::State,
     telemetry::{
         audit::{AuditSink, Sink, WhenUnavailable},
         metrics::Metrics,
     },
 };
-use mcp_authz_core::{grant::TokenDigest, http::HeaderLimits, json::Limits};
+use mcp_authz_core::{grant::TokenDigest, http::HeaderLimits, json::Limits, ledger::machine::Bounds};
 use tokio::{runtime::Runtime, time::Instant};
 
 /// Unix milliseconds of every check.
@@ -127,7 +127,9 @@ pub(crate) fn check(request: CheckRequest) -> io::Result<Outcome> {
     let sink = AuditSink::open(&Sink::File(path.clone()), WhenUnavailable::Deny, 1 << 20, world.metrics.clone());
     let audit = Arc::new(sink.map_err(io::Error::other)?);
     let bounds = Bounds { counters_max: 100, reservations_max: 100 };
-    let ledger = Arc::new(MemoryLedger::new(bounds, Arc::new(|_| {})));
+    let clock: Arc<dyn Clock> = world.clock.clone();
+    let ledger = EmbeddedLedger::new(bounds, clock, Arc::new(|_| {})).map_err(io::Error::other)?;
+    let ledger = Arc::new(ledger);
     let engine = Engine::new(ledger, Duration::from_secs(60), Arc::new(|_, _| {}), world.metrics.clone());
     let settings = Settings {
         body: Limits::default(),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use mcp_authz_core::{
-    audit::Record,
+    audit::{Act, CounterName, OperatorRecord, Record},
     decision::Decision,
     document::Format,
     json::{Document, Limits},
@@ -33,6 +33,9 @@ const KNOWN: &[(&str, &str)] = &[
     ("yaml servers.yaml", "the_samples_load_and_their_cases_pass"),
     ("yaml grants.yaml", "the_samples_load_and_their_cases_pass"),
     ("json audit", "the_audit_fields_are_those_of_a_record"),
+    ("sh admin", "the_steps_to_the_admin_token_lead_to_it"),
+    ("sh quota", "the_steps_to_the_admin_token_lead_to_it"),
+    ("json act", "the_fields_of_an_act_are_those_of_its_record"),
     ("sh develop", "the_targets_of_make_are_there"),
 ];
 
@@ -206,6 +209,53 @@ fn the_audit_fields_are_those_of_a_record() {
     let example = keys(&block("json audit"));
     assert!(example.iter().all(|key| documented.contains(key)), "{example:?}");
     assert!(example.len() + 2 >= documented.len(), "the example lacks fields that every allowed call has");
+}
+
+#[test]
+fn the_fields_of_an_act_are_those_of_its_record() {
+    let counter = CounterName { policy: "p", counter: "c", window: "w", scope: "s", tool: Some("t") };
+    let acts = [Act::AcceptLoss, Act::Reset, Act::ResetFailed];
+    let written = acts.map(|act| {
+        let mut line = String::new();
+        OperatorRecord { time_ms: 0, act, grant: Some("g"), counters: &[counter] }.write(&mut line);
+        line
+    });
+    let rows = table("Audit", "field of an act");
+    let documented: Vec<String> = rows.iter().flat_map(|row| spans(&row[0])).map(str::to_owned).collect();
+    let example = block("json act");
+    for line in written.iter().map(String::as_str).chain([example.as_str()]) {
+        assert_eq!(documented, keys(line));
+    }
+    let members =
+        |line: &str| serde_json::from_str::<Value>(line).unwrap()["counters"][0].as_object().cloned().unwrap();
+    let names = |line: &str| members(line).keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&written[0]), names(&example));
+    let events = rows.iter().find(|row| row[0] == "`event`").unwrap();
+    assert_eq!(spans(&events[1]), acts.map(Act::name));
+}
+
+#[test]
+fn the_steps_to_the_admin_token_lead_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join("my-gateway").join(name);
+    std::fs::create_dir(folder.path().join("my-gateway")).unwrap();
+    // A port of nobody: there the command ends when all of its arguments and files were right.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let settings = format!("listen: {{grpc: [\"unix://authz.sock\"], admin: \"127.0.0.1:{port}\"}}\n");
+    std::fs::write(at("config.yaml"), settings).unwrap();
+    let status = Command::new("bash").args(["-ec", &block("sh admin")]).current_dir(folder.path()).status().unwrap();
+    assert!(status.success());
+    assert!(mcp_authz::admin::token::read(&at("admin.token")).is_ok());
+    let text = block("sh quota");
+    assert_eq!(text.lines().count(), 2);
+    for line in text.lines() {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-authz"));
+        command.args(line.split(' ').skip(1)).current_dir(folder.path()).env_remove("MCP_AUTHZ_CONFIG");
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{said}");
+        assert!(said.contains("is mcp-authz running there?"), "{line}: {said}");
+    }
 }
 
 /// The names of the members of an object, as they stand in the text.

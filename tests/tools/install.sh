@@ -13,7 +13,9 @@ readonly PY2=2.3.0
 readonly CONFORMANCE=0.2.0-alpha.12
 readonly DENY=0.20.2
 
-readonly ALL=(envoy node22 client-ts1 client-ts2 client-py1 client-py2 conformance)
+readonly ALL=(envoy node22 client-ts1 client-ts2 client-py1 client-py2 conformance redis)
+# The oldest Redis that has every command of the scripts.
+readonly REDIS_MAJOR=7
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 readonly root
 readonly tools=$root/.tools
@@ -30,6 +32,7 @@ Usage: tests/tools/install.sh NAME...
   client-py1   mcp $PY1, needs Python 3.10 or newer       -> .tools/client-py1
   client-py2   mcp $PY2, needs Python 3.10 or newer        -> .tools/client-py2
   conformance  @modelcontextprotocol/conformance $CONFORMANCE (brings node22)
+  redis        redis-server and redis-cli $REDIS_MAJOR or newer, from the system's packages
   all          everything above
   deny         cargo-deny $DENY, built from source       -> .tools/bin/cargo-deny
 
@@ -151,6 +154,21 @@ install_conformance() {
   mark_done conformance "$CONFORMANCE"
 }
 
+# Redis comes from the system, which keeps it patched; nothing is put into .tools.
+install_redis() {
+  if ! command -v redis-server >/dev/null 2>&1 || ! command -v redis-cli >/dev/null 2>&1; then
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+      fail "redis-server is missing. On Debian or Ubuntu: sudo apt-get install redis-server"
+    fi
+    say "redis-server (from the system's packages)"
+    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends redis-server; } \
+      >"$tools/redis.log" 2>&1 || fail "apt-get could not install redis-server; see .tools/redis.log"
+  fi
+  local version
+  version=$(redis-server --version | sed -n 's/.* v=\([0-9]*\)\..*/\1/p')
+  [ "${version:-0}" -ge "$REDIS_MAJOR" ] || fail "redis-server $REDIS_MAJOR or newer is needed; this machine has $(redis-server --version)"
+}
+
 install_deny() {
   is_done deny "$DENY" && return 0
   command -v cargo >/dev/null 2>&1 || fail "deny needs cargo: install Rust"
@@ -167,7 +185,7 @@ for name in "$@"; do
   case $name in
     -h | --help) usage; exit 0 ;;
     all) names+=("${ALL[@]}") ;;
-    envoy | node22 | client-ts1 | client-ts2 | client-py1 | client-py2 | conformance | deny) names+=("$name") ;;
+    envoy | node22 | client-ts1 | client-ts2 | client-py1 | client-py2 | conformance | redis | deny) names+=("$name") ;;
     *)
       usage >&2
       printf 'install.sh: no tool is named `%s`\n' "$name" >&2

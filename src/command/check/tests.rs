@@ -139,3 +139,24 @@ fn a_path_that_cannot_be_read_is_bad_usage() {
         assert!(out.contains("checked @/policies"), "{out}");
     }
 }
+
+#[test]
+fn the_admin_token_is_checked_with_the_settings() {
+    let folder = good();
+    let settings = "listen: {grpc: ['tcp://127.0.0.1:0'], admin: '127.0.0.1:0'}\nadmin: {token_file: token}\n";
+    write(&folder, "config.yaml", settings);
+    let (code, out, _) = check_in(&folder, &["config.yaml"]);
+    assert_eq!(code, ExitCode::from(FAILED));
+    assert!(out.starts_with("error: @/token: cannot be read: no such file or directory\n"), "{out}");
+    write(&folder, "token", "short\n");
+    let (_, out, _) = check_in(&folder, &["config.yaml"]);
+    assert!(out.starts_with("error: @/token: an admin token is one line of at least 16"), "{out}");
+    assert!(!out.contains("short"));
+    write(&folder, "token", "0123456789abcdef\n");
+    assert_eq!(check_in(&folder, &["config.yaml"]).0, ExitCode::SUCCESS);
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(folder.path().join("token"), fs::Permissions::from_mode(0o644)).unwrap();
+    let (code, out, _) = check_in(&folder, &["config.yaml"]);
+    assert_eq!(code, ExitCode::SUCCESS);
+    assert!(out.starts_with("warning: @/token: can be read by others than its owner"), "{out}");
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sha2::Digest as _;
 
 use crate::decision::{Denial, Reason};
-use crate::ledger::machine::{Bounds, Head, Machine};
+use crate::ledger::machine::{Bounds, Full, Head, Machine};
 use crate::ledger::{Attempt, Code, CounterId, Finish, Line, Span, Speaker, Standing};
 use crate::quota::{Charge, Measure, Mode, OnExpiry};
 
@@ -51,7 +51,7 @@ impl Store {
         let asked: Vec<&Charge> = charges.iter().filter(|charge| asks(charge)).collect();
         let Some((lines, line_of)) = join(&asked, now_ms) else { return Err(Denial::built_in(Reason::Internal)) };
         let held = Held { id: self.next.to_string(), lines: lines.into() };
-        let reply = self.machine.reserve(&head(&held), &held.lines, now_ms.saturating_mul(1_000));
+        let reply = self.machine.reserve(&head(&held), &held.lines, now_ms.saturating_mul(1_000), || Ok::<_, Full>(()));
         let Ok(reply) = reply else { return Err(Denial::built_in(Reason::Internal)) };
         let reason = match reply.code {
             Code::Held => return Ok(held),
@@ -81,7 +81,8 @@ impl Store {
             End::Answer => Finish::Settle(held.lines.iter().map(|line| line.amount).collect()),
             End::Failure => Finish::RollBack(Speaker::Stream),
         };
-        let done = self.machine.finish(&head(held), &held.lines, &how, now_ms.saturating_mul(1_000));
+        let done =
+            self.machine.finish(&head(held), &held.lines, &how, now_ms.saturating_mul(1_000), || Ok::<_, Full>(()));
         debug_assert!(done.is_ok(), "the machine has no bounds here");
     }
 

@@ -1,0 +1,162 @@
+//! How a call that ended is settled: from what Envoy saw of it to what each of its counters keeps.
+//!
+//! Units come back only where it is certain that the server never got a byte, or where the limit asks for it. Everything
+//! else, and whatever is not known, stays spent: a call that ran must never be free.
+
+use crate::ledger::{Line, Span};
+use crate::number::AMOUNT_MAX;
+use crate::quota::{CountOn, Mode, RefundOn};
+
+/// When a line counts; from the limit's terms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promise {
+    /// From when on a call counts.
+    pub count_on: CountOn,
+    /// Outcomes that give units back all the same.
+    pub refund_on: RefundOn,
+}
+
+/// What became of a call, as far as Envoy can tell. Variants are exclusive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fate {
+    /// The server answered with this status.
+    Answered(u16),
+    /// The caller left after the request was sent and before the server had answered.
+    ClientGone,
+    /// Certainly not one byte reached a server.
+    NotSent,
+    /// The connection to the server broke before it answered.
+    Reset,
+    /// Envoy gave up waiting for an answer.
+    TimedOut,
+    /// Sent, and not answered for another reason.
+    Unanswered,
+}
+
+impl Fate {
+    /// Every name, sorted.
+    pub const NAMES: &'static [&'static str] =
+        &["answered", "client_gone", "not_sent", "reset", "timed_out", "unanswered"];
+
+    /// The name in the audit record.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Fate::Answered(_) => "answered",
+            Fate::ClientGone => "client_gone",
+            Fate::NotSent => "not_sent",
+            Fate::Reset => "reset",
+            Fate::TimedOut => "timed_out",
+            Fate::Unanswered => "unanswered",
+        }
+    }
+
+    /// Whether it is known that the call ran or did not. Where it is not, its units stay spent.
+    #[must_use]
+    pub const fn is_known(self) -> bool {
+        matches!(self, Fate::Answered(_) | Fate::NotSent)
+    }
+}
+
+/// One call that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// What became of it.
+    pub fate: Fate,
+    /// How often Envoy may have sent it; 0 counts as 1.
+    pub attempts: u32,
+}
+
+/// What has to be done about a reservation whose call has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Nothing: the hold is the charge, and it stands.
+    Keep,
+    /// Everything comes back.
+    RollBack,
+    /// What each line came to, in the order of the lines.
+    Settle {
+        /// Units.
+        actual: Box<[u64]>,
+        /// Whether the counts change; otherwise only slots are given up and pending releases called off.
+        change: Change,
+    },
+}
+
+/// How the counts change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Not at all.
+    None,
+    /// Some units come back.
+    Refund,
+    /// More is charged than was held.
+    Surplus,
+}
+
+/// Maps the facts to what has to be done.
+#[must_use]
+pub fn plan(lines: &[Line], promises: &[Promise], facts: Facts) -> Plan {
+    let mut actual = Vec::with_capacity(lines.len());
+    let (mut refunds, mut surplus, mut kept, mut asks) = (false, false, false, false);
+    for (index, line) in lines.iter().enumerate() {
+        if matches!(line.span, Span::InFlight { .. }) {
+            // Whatever the amount, the slot is given up.
+            asks = true;
+            actual.push(line.amount);
+            continue;
+        }
+        let units = promises.get(index).map_or(line.amount, |promise| units(line, *promise, facts));
+        actual.push(units);
+        asks |= line.release;
+        refunds |= units < line.amount;
+        surplus |= units > line.amount;
+        // A rollback leaves attempts counted, and gates have nothing to give back.
+        kept |= units > 0 && line.amount > 0 && !matches!(line.mode, Mode::Attempt | Mode::Gate);
+    }
+    let change = match (refunds, surplus) {
+        (_, true) => Change::Surplus,
+        (true, false) => Change::Refund,
+        (false, false) => Change::None,
+    };
+    match change {
+        Change::Refund if !kept => Plan::RollBack,
+        Change::None if !asks => Plan::Keep,
+        Change::None | Change::Refund | Change::Surplus => Plan::Settle { actual: actual.into(), change },
+    }
+}
+
+/// What one line came to.
+fn units(line: &Line, promise: Promise, facts: Facts) -> u64 {
+    let times = match (line.mode, facts.fate) {
+        (Mode::Gate, _) | (_, Fate::NotSent) => 1,
+        // Each attempt may have run.
+        (Mode::Attempt | Mode::Consume | Mode::Track, _) => u64::from(facts.attempts.max(1)),
+    };
+    match line.mode {
+        Mode::Consume | Mode::Track if refunded(promise, facts.fate) => 0,
+        // What was tried was tried, however it ended.
+        Mode::Attempt | Mode::Consume | Mode::Gate | Mode::Track => {
+            line.amount.saturating_mul(times).min(AMOUNT_MAX.max(line.amount))
+        }
+    }
+}
+
+fn refunded(promise: Promise, fate: Fate) -> bool {
+    let Promise { count_on, refund_on } = promise;
+    let needs_success = count_on == CountOn::Success;
+    match fate {
+        Fate::NotSent => count_on != CountOn::Admitted,
+        Fate::Answered(status) => {
+            // A redirect or an interim answer is no failure of the call.
+            (needs_success && status >= 400) || (refund_on.upstream_5xx && status >= 500)
+        }
+        Fate::Reset => needs_success || refund_on.reset,
+        Fate::TimedOut => needs_success || refund_on.timeout,
+        // The caller could leave on purpose, after the work was done.
+        Fate::ClientGone | Fate::Unanswered => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

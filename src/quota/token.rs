@@ -1,0 +1,291 @@
+//! The settle token: everything that ending a reservation needs, carried by Envoy, so that no process has to remember a call.
+//!
+//! Envoy keeps it in the dynamic metadata of the request and returns it in the access log. It is signed, not encrypted: it
+//! holds names of counters that are keyed digests already, and amounts. Whoever has one and reaches the access log service
+//! could claim that the call never ran, so it must not be written to logs that others read.
+
+use std::sync::Arc;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use mcp_authz_core::{
+    decision::PolicyDigest,
+    ledger::{Attempt, CounterId, Line, Span},
+    number::AMOUNT_MAX,
+    quota::{BUCKETS_MAX, CountOn, Fingerprint, LINES_MAX, Mode, RefundOn},
+    settle::Promise,
+};
+
+use super::{Booking, Keys, ReservationId, Ticket, booking::mode_letter};
+
+/// Longest token that is written or read, in characters. 32 counters with labels of 100 characters fit.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Longest label of a line, in bytes; its text comes from the policy.
+pub const LABEL_BYTES_MAX: usize = 255;
+
+/// First byte of the format. Another version is another program's: during an upgrade its reservations stay as they are.
+const VERSION: u8 = 1;
+/// Length of [`Keys::sign`]'s answer.
+const SIGNATURE_BYTES: usize = 16;
+
+/// What a settle token says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// What is held.
+    pub booking: Booking,
+    /// When each line counts, in the order of the lines.
+    pub promises: Box<[Promise]>,
+    /// First eight bytes of the digest of the policy that decided; zeros where there was none.
+    pub policy: [u8; 8],
+    /// When it was issued, Unix ms.
+    pub issued_ms: u64,
+}
+
+/// Why a token is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Too long, or no base64.
+    #[error("settle token cannot be read")]
+    Garbled,
+    /// Not signed with the keys of this store: forged, or the data of the store was lost since.
+    #[error("settle token is not signed with the keys of this store")]
+    Signature,
+    /// Signed by us, and of a format that this version does not know.
+    #[error("settle token has an unknown format")]
+    Version,
+}
+
+impl Token {
+    /// The token of an open reservation.
+    #[must_use]
+    pub fn of(ticket: &Ticket, policy: Option<&PolicyDigest>, issued_ms: u64) -> Self {
+        let promise = |terms: &Arc<mcp_authz_core::quota::Terms>| Promise {
+            count_on: terms.count_on,
+            refund_on: terms.refund_on,
+        };
+        Self {
+            booking: Booking::clone(&ticket.booking),
+            promises: ticket.terms.iter().map(promise).collect(),
+            policy: policy.map(digest_prefix).unwrap_or_default(),
+            issued_ms,
+        }
+    }
+
+    /// Signs it. `None` if it would be longer than [`TOKEN_BYTES_MAX`]: such a call cannot be settled, and stays spent.
+    #[must_use]
+    pub fn sign(&self, keys: &Keys) -> Option<String> {
+        let mut out = Vec::with_capacity(64_usize.saturating_add(self.booking.lines.len().saturating_mul(64)));
+        out.push(VERSION);
+        out.extend_from_slice(&self.policy);
+        number(&mut out, self.issued_ms);
+        text(&mut out, self.booking.id.as_str())?;
+        out.extend_from_slice(&self.booking.attempt.0.to_be_bytes());
+        out.extend_from_slice(&self.booking.digest.to_be_bytes());
+        if self.booking.lines.len() != self.promises.len() || self.booking.lines.len() > LINES_MAX {
+            return None;
+        }
+        out.push(u8::try_from(self.booking.lines.len()).ok()?);
+        for (line, promise) in self.booking.lines.iter().zip(&self.promises) {
+            push_line(&mut out, line, *promise)?;
+        }
+        let signature = keys.sign(&out);
+        out.extend_from_slice(&signature);
+        let token = URL_SAFE_NO_PAD.encode(out);
+        (token.len() <= TOKEN_BYTES_MAX).then_some(token)
+    }
+
+    /// Reads a token that Envoy brought back.
+    ///
+    /// # Errors
+    /// See [`TokenError`]; the caller counts it and changes nothing.
+    pub fn read(token: &[u8], keys: &Keys) -> Result<Self, TokenError> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(TokenError::Garbled);
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| TokenError::Garbled)?;
+        let end = bytes.len().checked_sub(SIGNATURE_BYTES).ok_or(TokenError::Garbled)?;
+        let (signed, signature) = bytes.split_at_checked(end).ok_or(TokenError::Garbled)?;
+        if !keys.verify(signed, signature) {
+            return Err(TokenError::Signature);
+        }
+        let mut reader = Reader(signed);
+        let token = reader.token().filter(|_| reader.0.is_empty());
+        token.ok_or(TokenError::Version)
+    }
+}
+
+/// Eight bytes of the SHA-256 in the digest's text.
+fn digest_prefix(digest: &PolicyDigest) -> [u8; 8] {
+    let hex = digest.as_str().strip_prefix("sha256:").and_then(|hex| hex.get(..16));
+    hex.and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or_default().to_be_bytes()
+}
+
+fn push_line(out: &mut Vec<u8>, line: &Line, promise: Promise) -> Option<()> {
+    let Promise { count_on, refund_on } = promise;
+    out.extend_from_slice(&line.counter.0.to_be_bytes());
+    text(out, &line.label)?;
+    out.push(mode_letter(line.mode));
+    let bits = [line.strict, line.release, refund_on.reset, refund_on.timeout, refund_on.upstream_5xx];
+    out.push(bits.iter().rev().fold(0, |all, bit| all << 1 | u8::from(*bit)));
+    out.push(match count_on {
+        CountOn::Admitted => b'a',
+        CountOn::Forwarded => b'f',
+        CountOn::Success => b's',
+    });
+    number(out, line.amount);
+    number(out, line.max);
+    out.push(u8::try_from(u32::from(line.span.letter())).ok()?);
+    match line.span {
+        Span::Calendar { start_ms, end_ms, next_end_ms } => {
+            number(out, start_ms);
+            number(out, end_ms.checked_sub(start_ms)?);
+            number(out, next_end_ms.checked_sub(end_ms)?);
+        }
+        Span::InFlight { lease_ms } => number(out, lease_ms),
+        Span::Lifetime { idle_ms } => number(out, idle_ms),
+        Span::Rolling { bucket_ms, buckets } => {
+            number(out, bucket_ms);
+            number(out, buckets);
+        }
+        Span::Streak { fingerprint, idle_ms } => {
+            out.extend_from_slice(&fingerprint.0);
+            number(out, idle_ms);
+        }
+        Span::TokenBucket { interval_us, burst_us } => {
+            number(out, interval_us);
+            number(out, burst_us);
+        }
+    }
+    Some(())
+}
+
+/// Seven bits a byte, the lowest first; the highest bit says that more follow.
+fn number(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(u8::try_from(value & 0x7f).unwrap_or_default() | 0x80);
+        value >>= 7;
+    }
+    out.push(u8::try_from(value).unwrap_or_default());
+}
+
+fn text(out: &mut Vec<u8>, text: &str) -> Option<()> {
+    out.push(u8::try_from(text.len()).ok()?);
+    out.extend_from_slice(text.as_bytes());
+    Some(())
+}
+
+/// What is left to read. Signed bytes are read as carefully as any others: another version of this program may have written
+/// them.
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn token(&mut self) -> Option<Token> {
+        if self.byte()? != VERSION {
+            return None;
+        }
+        let policy = self.array()?;
+        let issued_ms = self.number()?;
+        let id = ReservationId::from_token(self.text()?)?;
+        let attempt = Attempt(u64::from_be_bytes(self.array()?));
+        let digest = u64::from_be_bytes(self.array()?);
+        let count = usize::from(self.byte()?);
+        if count == 0 || count > LINES_MAX {
+            return None;
+        }
+        let (mut lines, mut promises) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for _ in 0..count {
+            let (line, promise) = self.line()?;
+            lines.push(line);
+            promises.push(promise);
+        }
+        let booking = Booking { id, attempt, digest, lines: lines.into() };
+        Some(Token { booking, promises: promises.into(), policy, issued_ms })
+    }
+
+    fn line(&mut self) -> Option<(Line, Promise)> {
+        let counter = CounterId(u128::from_be_bytes(self.array()?));
+        let label = Arc::from(self.text()?);
+        let mode = match self.byte()? {
+            b'a' => Mode::Attempt,
+            b'c' => Mode::Consume,
+            b'g' => Mode::Gate,
+            b't' => Mode::Track,
+            _ => return None,
+        };
+        let bits = self.byte().filter(|bits| *bits < 1 << 5)?;
+        let bit = |at: u8| bits >> at & 1 == 1;
+        let refund_on = RefundOn { reset: bit(2), timeout: bit(3), upstream_5xx: bit(4) };
+        let count_on = match self.byte()? {
+            b'a' => CountOn::Admitted,
+            b'f' => CountOn::Forwarded,
+            b's' => CountOn::Success,
+            _ => return None,
+        };
+        let amount = self.number().filter(|amount| *amount <= AMOUNT_MAX)?;
+        let max = self.number().filter(|max| *max <= AMOUNT_MAX)?;
+        let span = self.span()?;
+        let line = Line { counter, label, span, mode, amount, max, strict: bit(0), release: bit(1) };
+        Some((line, Promise { count_on, refund_on }))
+    }
+
+    fn span(&mut self) -> Option<Span> {
+        Some(match self.byte()? {
+            b'c' => {
+                let start_ms = self.number()?;
+                let end_ms = start_ms.checked_add(self.positive()?)?;
+                Span::Calendar { start_ms, end_ms, next_end_ms: end_ms.checked_add(self.positive()?)? }
+            }
+            b'f' => Span::InFlight { lease_ms: self.positive()? },
+            b'g' => Span::TokenBucket { interval_us: self.positive()?, burst_us: self.number()? },
+            b'l' => Span::Lifetime { idle_ms: self.number()? },
+            b'r' => Span::Rolling {
+                bucket_ms: self.positive()?,
+                buckets: self.positive().filter(|buckets| *buckets <= BUCKETS_MAX)?,
+            },
+            b's' => Span::Streak { fingerprint: Fingerprint(self.array()?), idle_ms: self.number()? },
+            _ => return None,
+        })
+    }
+
+    fn positive(&mut self) -> Option<u64> {
+        self.number().filter(|number| *number > 0)
+    }
+
+    /// A number in its one spelling: no bits beyond 64, no trailing zeros.
+    fn number(&mut self) -> Option<u64> {
+        let mut value = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            let part = u64::from(byte & 0x7f);
+            if shift == 63 && part > 1 {
+                return None;
+            }
+            value |= part << shift;
+            if byte < 0x80 {
+                return (part > 0 || shift == 0).then_some(value);
+            }
+        }
+        None
+    }
+
+    fn text(&mut self) -> Option<&str> {
+        let length = usize::from(self.byte()?);
+        std::str::from_utf8(self.take(length)?).ok()
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn take(&mut self, length: usize) -> Option<&[u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn keys() -> Keys {
+    Keys::derive(&[7; 32])
+}
+
+fn any_span() -> impl Strategy<Value = Span> {
+    let number = 1_u64..=AMOUNT_MAX;
+    prop_oneof![
+        (0..=AMOUNT_MAX, 1_u64..1 << 40, 1_u64..1 << 40).prop_map(|(start_ms, this, next)| Span::Calendar {
+            start_ms,
+            end_ms: start_ms + this,
+            next_end_ms: start_ms + this + next
+        }),
+        number.clone().prop_map(|lease_ms| Span::InFlight { lease_ms }),
+        any::<u64>().prop_map(|idle_ms| Span::Lifetime { idle_ms }),
+        (number.clone(), 1_u64..=BUCKETS_MAX).prop_map(|(bucket_ms, buckets)| Span::Rolling { bucket_ms, buckets }),
+        (any::<[u8; 16]>(), any::<u64>())
+            .prop_map(|(bytes, idle_ms)| Span::Streak { fingerprint: Fingerprint(bytes), idle_ms }),
+        (number, any::<u64>()).prop_map(|(interval_us, burst_us)| Span::TokenBucket { interval_us, burst_us }),
+    ]
+}
+
+fn any_line() -> impl Strategy<Value = (Line, Promise)> {
+    let mode = proptest::sample::select(&[Mode::Attempt, Mode::Consume, Mode::Gate, Mode::Track][..]);
+    let count_on = proptest::sample::select(&[CountOn::Admitted, CountOn::Forwarded, CountOn::Success][..]);
+    let units = 0_u64..=AMOUNT_MAX;
+    let flags = any::<[bool; 5]>();
+    (any::<u128>(), "[a-z0-9:.-]{0,60}", any_span(), mode, units.clone(), units, flags, count_on).prop_map(
+        |(counter, label, span, mode, amount, max, [strict, release, reset, timeout, upstream_5xx], count_on)| {
+            let label = Arc::from(label);
+            let line = Line { counter: CounterId(counter), label, span, mode, amount, max, strict, release };
+            (line, Promise { count_on, refund_on: RefundOn { reset, timeout, upstream_5xx } })
+        },
+    )
+}
+
+fn any_token() -> impl Strategy<Value = Token> {
+    let head = ("[A-Za-z0-9_-]{1,64}", any::<u64>(), any::<u64>(), any::<[u8; 8]>(), any::<u64>());
+    (head, proptest::collection::vec(any_line(), 1..=LINES_MAX)).prop_map(
+        |((id, attempt, digest, policy, issued_ms), lines)| {
+            let (lines, promises): (Vec<Line>, Vec<Promise>) = lines.into_iter().unzip();
+            let id = ReservationId::from_token(&id).unwrap();
+            let booking = Booking { id, attempt: Attempt(attempt), digest, lines: lines.into() };
+            Token { booking, promises: promises.into(), policy, issued_ms }
+        },
+    )
+}
+
+fn small() -> Token {
+    let line = Line {
+        counter: CounterId(5),
+        label: Arc::from("deletions:hour-utc"),
+        span: Span::Calendar { start_ms: 3_600_000, end_ms: 7_200_000, next_end_ms: 10_800_000 },
+        mode: Mode::Consume,
+        amount: 1,
+        max: 5,
+        strict: true,
+        release: false,
+    };
+    let promise = Promise { count_on: CountOn::Forwarded, refund_on: RefundOn::default() };
+    let id = ReservationId::from_token("9264854546074171864").unwrap();
+    let booking = Booking { id, attempt: Attempt(1), digest: 2, lines: [line].into() };
+    Token { booking, promises: [promise].into(), policy: [1; 8], issued_ms: 1_800_000_000_000 }
+}
+
+#[test]
+fn a_token_of_one_counter_is_short() {
+    let token = small().sign(&keys()).unwrap();
+    assert!(token.len() < 180, "{} characters", token.len());
+    assert_eq!(Token::read(token.as_bytes(), &keys()), Ok(small()));
+}
+
+#[test]
+fn every_flipped_bit_is_refused() {
+    let token = small().sign(&keys()).unwrap();
+    let bytes = URL_SAFE_NO_PAD.decode(&token).unwrap();
+    for bit in 0..bytes.len() * 8 {
+        let mut forged = bytes.clone();
+        forged[bit / 8] ^= 1 << (bit % 8);
+        let forged = URL_SAFE_NO_PAD.encode(forged);
+        assert_eq!(Token::read(forged.as_bytes(), &keys()), Err(TokenError::Signature), "bit {bit}");
+    }
+    for cut in 0..token.len() {
+        assert!(Token::read(&token.as_bytes()[..cut], &keys()).is_err(), "cut to {cut}");
+    }
+    let longer = format!("{token}AAAA");
+    assert_eq!(Token::read(longer.as_bytes(), &keys()), Err(TokenError::Signature));
+}
+
+#[test]
+fn a_token_of_other_keys_is_refused() {
+    let token = small().sign(&Keys::derive(&[8; 32])).unwrap();
+    assert_eq!(Token::read(token.as_bytes(), &keys()), Err(TokenError::Signature));
+}
+
+#[test]
+fn the_length_is_bounded_on_both_ways() {
+    let mut token = small();
+    let line = token.booking.lines[0].clone();
+    let of = |label: usize, count: usize| {
+        let line = Line { label: Arc::from("x".repeat(label)), ..line.clone() };
+        vec![line; count].into_boxed_slice()
+    };
+    token.promises = vec![token.promises[0]; LINES_MAX].into();
+    token.booking.lines = of(100, LINES_MAX);
+    let fits = token.sign(&keys()).unwrap();
+    assert_eq!(Token::read(fits.as_bytes(), &keys()), Ok(token.clone()));
+    token.booking.lines = of(LABEL_BYTES_MAX, LINES_MAX);
+    assert_eq!(token.sign(&keys()), None, "too long as a whole");
+    token.promises = token.promises.iter().copied().take(1).collect();
+    token.booking.lines = of(LABEL_BYTES_MAX, 1);
+    let fits = token.sign(&keys()).unwrap();
+    assert_eq!(Token::read(fits.as_bytes(), &keys()), Ok(token.clone()));
+    token.booking.lines = of(LABEL_BYTES_MAX + 1, 1);
+    assert_eq!(token.sign(&keys()), None, "a label too long");
+    let garbage = "A".repeat(TOKEN_BYTES_MAX);
+    assert_eq!(Token::read(garbage.as_bytes(), &keys()), Err(TokenError::Signature));
+    assert_eq!(Token::read(format!("{garbage}A").as_bytes(), &keys()), Err(TokenError::Garbled));
+}
+
+/// Signed by us, and yet nothing to act on: what another version might write.
+#[test]
+fn another_format_is_told_from_a_forgery() {
+    let sign = |bytes: &[u8]| {
+        let mut out = bytes.to_vec();
+        out.extend_from_slice(&keys().sign(bytes));
+        URL_SAFE_NO_PAD.encode(out)
+    };
+    let good = URL_SAFE_NO_PAD.decode(small().sign(&keys()).unwrap()).unwrap();
+    let body = &good[..good.len() - SIGNATURE_BYTES];
+    assert_eq!(Token::read(sign(body).as_bytes(), &keys()), Ok(small()));
+    let mut newer = body.to_vec();
+    newer[0] = VERSION + 1;
+    let longer = [body, b"x"].concat();
+    for bytes in [&newer[..], &longer, b"", &body[..body.len() - 1]] {
+        assert_eq!(Token::read(sign(bytes).as_bytes(), &keys()), Err(TokenError::Version));
+    }
+}
+
+#[test]
+fn the_policy_is_named_by_the_first_bytes_of_its_digest() {
+    let digest = PolicyDigest::of(b"{}");
+    let prefix: String = digest_prefix(&digest).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(prefix, digest.as_str()["sha256:".len()..][..16]);
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_back(token in any_token()) {
+        if let Some(text) = token.sign(&keys()) {
+            prop_assert_eq!(Token::read(text.as_bytes(), &keys()), Ok(token));
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_reading_panic_even_if_we_signed_them(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(Token::read(&bytes, &keys()).is_err());
+        let mut reader = Reader(&bytes);
+        if let Some(token) = reader.token() && reader.0.is_empty() {
+            // What is read has one spelling only.
+            let text = token.sign(&keys()).unwrap();
+            let again = URL_SAFE_NO_PAD.decode(text).unwrap();
+            prop_assert_eq!(&again[..again.len() - SIGNATURE_BYTES], &bytes[..]);
+        }
+    }
+
+    /// Broken pieces of what was once sound reach further than random bytes.
+    #[test]
+    fn a_damaged_token_that_we_signed_does_no_harm(token in any_token(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let Some(text) = token.sign(&keys()) else { return Ok(()) };
+        let mut bytes = URL_SAFE_NO_PAD.decode(text).unwrap();
+        bytes.truncate(bytes.len() - SIGNATURE_BYTES);
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        let mut reader = Reader(&bytes);
+        if let Some(read) = reader.token() {
+            prop_assert!(read.booking.lines.len() <= LINES_MAX);
+            prop_assert!(read.booking.lines.iter().all(|line| line.amount <= AMOUNT_MAX && line.max <= AMOUNT_MAX));
+        }
+    }
+}
