@@ -60,8 +60,9 @@ impl EmbeddedLedger {
     /// # Errors
     /// [`LedgerError::Full`] if the rollback of an unknown id cannot be remembered.
     pub fn finish_now(&self, booking: &Booking, how: &Finish) -> Result<Finished, LedgerError> {
-        let finished =
-            self.with(|machine, now_us| machine.finish(&head(booking, FINISHED_KEEP_MS), &booking.lines, how, now_us));
+        let finished = self.with(|machine, now_us| {
+            machine.finish(&head(booking, FINISHED_KEEP_MS), &booking.lines, how, now_us, || Ok::<_, Full>(()))
+        });
         finished.map_err(full)
     }
 
@@ -94,7 +95,10 @@ impl Ledger for EmbeddedLedger {
 
     async fn reserve(&self, booking: &Booking, hold: Duration, _: Instant) -> Result<Reply, LedgerError> {
         let hold_ms = u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
-        self.with(|machine, now_us| machine.reserve(&head(booking, hold_ms), &booking.lines, now_us)).map_err(full)
+        self.with(|machine, now_us| {
+            machine.reserve(&head(booking, hold_ms), &booking.lines, now_us, || Ok::<_, Full>(()))
+        })
+        .map_err(full)
     }
 
     async fn finish(&self, booking: &Booking, how: &Finish) -> Result<Finished, LedgerError> {
@@ -103,7 +107,7 @@ impl Ledger for EmbeddedLedger {
 
     async fn renew(&self, booking: &Booking, hold: Duration) -> Result<bool, LedgerError> {
         let hold_ms = u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
-        Ok(self.with(|machine, now_us| machine.renew(&head(booking, hold_ms), &booking.lines, now_us)))
+        self.with(|machine, now_us| machine.renew(&head(booking, hold_ms), &booking.lines, now_us, || Ok(())))
     }
 
     async fn peek(&self, lines: &[Line]) -> Result<Vec<Standing>, LedgerError> {
@@ -111,8 +115,7 @@ impl Ledger for EmbeddedLedger {
     }
 
     async fn reset(&self, lines: &[Line]) -> Result<(), LedgerError> {
-        self.with(|machine, _| machine.reset(lines));
-        Ok(())
+        self.with(|machine, _| machine.reset(lines, || Ok(())))
     }
 
     fn admitted_unmetered(&self, _: &Arc<Booking>) {

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 mod booking;
 pub mod desk;
 pub mod embedded;
+pub mod redis;
 pub mod token;
 
 pub use booking::{Booking, Keys};
@@ -298,6 +299,10 @@ pub async fn reserve<L: Ledger>(
             }
         };
         match reply.code {
+            // Counters named under other keys are not those of the limits: the store's data was lost meanwhile.
+            Code::Held | Code::HeldBefore if !Arc::ptr_eq(&keys, &ledger.keys()) => {
+                return Err(LedgerError::Unknown("the store's data was replaced during the call".into()));
+            }
             Code::Held | Code::HeldBefore => return Ok(Reserve::Reserved(guard)),
             Code::Limited { .. } | Code::NeverFits { .. } => {
                 guard.held = None;
@@ -402,7 +407,7 @@ impl<L: Ledger> Drop for Reservation<L> {
 }
 
 /// Randomness of the operating system.
-fn random_bytes<const N: usize>() -> Result<[u8; N], LedgerError> {
+pub(crate) fn random_bytes<const N: usize>() -> Result<[u8; N], LedgerError> {
     let mut bytes = [0_u8; N];
     getrandom::fill(&mut bytes).map_err(|error| LedgerError::Refused(Box::new(error)))?;
     Ok(bytes)

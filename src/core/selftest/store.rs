@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sha2::Digest as _;
 
 use crate::decision::{Denial, Reason};
-use crate::ledger::machine::{Bounds, Head, Machine};
+use crate::ledger::machine::{Bounds, Full, Head, Machine};
 use crate::ledger::{Attempt, Code, CounterId, Finish, Line, Span, Speaker, Standing};
 use crate::quota::{Charge, Measure, Mode, OnExpiry};
 
@@ -17,7 +17,16 @@ const HOLD_MS: u64 = 365 * 86_400_000;
 pub(super) struct Store {
     machine: Machine,
     next: u64,
-    pending: Vec<(u64, Held)>,
+    pending: Vec<(u64, Held, End)>,
+}
+
+/// How a call ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The server answered: the call is spent.
+    Answer,
+    /// The server never got it: its units come back.
+    Failure,
 }
 
 /// What a call holds.
@@ -42,7 +51,7 @@ impl Store {
         let asked: Vec<&Charge> = charges.iter().filter(|charge| asks(charge)).collect();
         let Some((lines, line_of)) = join(&asked, now_ms) else { return Err(Denial::built_in(Reason::Internal)) };
         let held = Held { id: self.next.to_string(), lines: lines.into() };
-        let reply = self.machine.reserve(&head(&held), &held.lines, now_ms.saturating_mul(1_000));
+        let reply = self.machine.reserve(&head(&held), &held.lines, now_ms.saturating_mul(1_000), || Ok::<_, Full>(()));
         let Ok(reply) = reply else { return Err(Denial::built_in(Reason::Internal)) };
         let reason = match reply.code {
             Code::Held => return Ok(held),
@@ -66,23 +75,28 @@ impl Store {
         Err(refused.unwrap_or_else(|| Denial::built_in(Reason::Internal)))
     }
 
-    /// Gives back what a call held.
-    pub(super) fn roll_back(&mut self, held: &Held, now_ms: u64) {
-        let how = Finish::RollBack(Speaker::Stream);
-        let done = self.machine.finish(&head(held), &held.lines, &how, now_ms.saturating_mul(1_000));
+    /// Ends a call now.
+    pub(super) fn end(&mut self, held: &Held, now_ms: u64, end: End) {
+        let how = match end {
+            End::Answer => Finish::Settle(held.lines.iter().map(|line| line.amount).collect()),
+            End::Failure => Finish::RollBack(Speaker::Stream),
+        };
+        let done =
+            self.machine.finish(&head(held), &held.lines, &how, now_ms.saturating_mul(1_000), || Ok::<_, Full>(()));
         debug_assert!(done.is_ok(), "the machine has no bounds here");
     }
 
-    /// Notes that a call will turn out to have failed at that time.
-    pub(super) fn roll_back_at(&mut self, at_ms: u64, held: Held) {
-        self.pending.push((at_ms, held));
+    /// Notes that a call will have ended at that time.
+    pub(super) fn end_at(&mut self, at_ms: u64, held: Held, end: End) {
+        self.pending.push((at_ms, held, end));
     }
 
     fn settle(&mut self, now_ms: u64) {
-        let (due, later) = std::mem::take(&mut self.pending).into_iter().partition(|(at_ms, _)| *at_ms <= now_ms);
+        let (mut due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.pending).into_iter().partition(|(at_ms, ..)| *at_ms <= now_ms);
         self.pending = later;
-        let due: Vec<(u64, Held)> = due;
-        due.iter().for_each(|(at_ms, held)| self.roll_back(held, *at_ms));
+        due.sort_by_key(|(at_ms, ..)| *at_ms);
+        due.iter().for_each(|(at_ms, held, end)| self.end(held, *at_ms, *end));
     }
 }
 

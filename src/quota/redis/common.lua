@@ -60,7 +60,17 @@ local function lines()
   return out
 end
 
--- The calendar window in force: its start, its end, and what is used of it. nil when the caller's windows do not hold our time.
+-- Sets when a key ends, but never earlier than before: another call may still need it.
+local function later(key, ms)
+  if redis.call('PEXPIREAT', key, S(ms), 'NX') == 0 then redis.call('PEXPIREAT', key, S(ms), 'GT') end
+end
+
+-- What time has not given back yet of units taken from a token bucket, in microseconds: what it has is not given twice, and a
+-- clock that stepped back gives no more than was taken.
+local function unearned(amt, iv, t0) return amt * iv - math.max(0, us - t0 * 1000) end
+
+-- The calendar window in force: its start, its end, what is used of it, and whether the stored start lies absurdly far ahead.
+-- nil when the caller's windows do not hold our time.
 local function cal(o, v)
   if now < o.p1 or now >= o.p3 then return nil end
   local w, e = o.p1, o.p2
@@ -73,7 +83,7 @@ local function cal(o, v)
     if cw == o.p2 then return cw, o.p3, u end
     return cw, cw + (o.p2 - o.p1), u
   end
-  return w, e, u                                 -- the same window; or a start absurdly far ahead: take ours, keep what is used
+  return w, e, u, cw > w                         -- the same window; or a clock was wrong once: take ours, keep what is used
 end
 
 -- Lines of the epoch: `<id> <fence until, ms> <counts lost at, ms>`. Its absence means that the data is gone.

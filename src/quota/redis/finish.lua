@@ -59,19 +59,20 @@ for i = 1, n do
         local v = tonumber(redis.call('HGET', key, S(w)) or '-1')
         if v >= 0 then redis.call('HSET', key, S(w), S(math.max(0, v + d))); credited = credited + 1 end
       else
-        redis.call('HINCRBY', key, S(math.floor(now / o.p1)), S(d))
+        local cur = S(math.floor(now / o.p1))
+        redis.call('HSET', key, cur, S(math.min(tonumber(redis.call('HGET', key, cur) or '0') + d, LIM)))
         redis.call('PEXPIREAT', key, S(now + o.p1 * (o.p2 + 1) + grace))
       end
     elseif k == 'g' then
       local iv, tat = o.p1, tonumber(redis.call('GET', key) or '0')
       if d < 0 then
-        local cr = (-d) * iv - (us - tonumber(rec[4]) * 1000)   -- what time has given back already is not given twice
+        local cr = unearned(-d, iv, tonumber(rec[4]))
         if cr > 0 and tat > us then
           tat = math.max(us, tat - cr)
           redis.call('SET', key, S(tat), 'PXAT', S(now + math.ceil((tat - us) / 1000) + grace)); credited = credited + 1
         end
       else
-        tat = math.max(tat, us) + d * iv
+        tat = us + math.min(math.max(tat, us) - us + d * iv, LIM)
         redis.call('SET', key, S(tat), 'PXAT', S(now + math.ceil((tat - us) / 1000) + grace))
       end
     elseif k == 's' then

@@ -27,15 +27,15 @@ for i = 1, n do
       if cw <= w then
         redis.call('SET', key, S(w) .. ' ' .. S(math.min(((cw == w) and tonumber(u) or 0) + amt, LIM)), 'PXAT', S(e + grace))
       end
-    elseif k == 'r' then redis.call('HINCRBY', key, S(w), S(amt)); redis.call('PEXPIREAT', key, S(e + grace))
+    elseif k == 'r' then redis.call('HINCRBY', key, S(w), S(amt)); later(key, e + grace)
     elseif k == 'g' then
-      local owed = amt * o.p1 - (us - t0 * 1000)
+      local owed = unearned(amt, o.p1, t0)
       if owed > 0 then
         local tat = math.max(tonumber(redis.call('GET', key) or '0'), us) + owed
         redis.call('SET', key, S(tat), 'PXAT', S(now + math.ceil((tat - us) / 1000) + grace))
       end
     elseif k == 'f' and state == 'h' then
-      redis.call('ZADD', key, S(e), rid); redis.call('PEXPIREAT', key, S(e + grace))
+      redis.call('ZADD', key, S(e), rid); later(key, e + grace)
     elseif k == 'l' then
       local u = S(math.min(tonumber(redis.call('GET', key) or '0') + amt, LIM))
       if o.p1 > 0 then redis.call('SET', key, u, 'PXAT', S(now + o.p1)) else redis.call('SET', key, u) end

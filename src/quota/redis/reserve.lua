@@ -34,8 +34,9 @@ for i = 1, n do
   local rows = o.pend and redis.call('ZRANGEBYSCORE', o.pend, '-inf', S(now), 'LIMIT', 0, 64) or {}
   o.rows = rows
   if k == 'c' then
-    local ww, e, u = cal(o, v)
+    local ww, e, u, astray = cal(o, v)
     if not ww then return {-1, now, i} end
+    if astray then o.repair = u end
     for _, row in ipairs(rows) do
       local amt, rw = string.match(row, '^%S+ (%d+) (%d+)')
       if tonumber(rw) == ww then u = math.max(0, u - tonumber(amt)) end
@@ -54,9 +55,16 @@ for i = 1, n do
     for j = 1, #h, 2 do
       local ix, x = tonumber(h[j]), tonumber(h[j + 1])
       if ix < cur - o.p2 then o.dead[#o.dead + 1] = h[j]
+      elseif ix > cur + o.p2 then                -- absurdly far ahead: counts as of now, or one wrong clock would close it for good
+        o.dead[#o.dead + 1] = h[j]
+        o.repair = math.min((o.repair or 0) + x, LIM)
+        used = math.min(used + x, LIM)
+        if x > 0 and (not oldest or cur < oldest) then oldest = cur end
       else
+        if ix == cur then o.raw = x end
         if due[ix] then x = math.max(0, x - due[ix]); o.back[#o.back + 1] = h[j]; o.back[#o.back + 1] = S(x) end
-        used = used + x                          -- the oldest bucket, partly out, counts whole: early, never late
+        if ix == cur then o.run = x end
+        used = math.min(used + x, LIM)           -- the oldest bucket, partly out, counts whole: early, never late
         if x > 0 and (not oldest or ix < oldest) then oldest = ix end
       end
     end
@@ -66,19 +74,20 @@ for i = 1, n do
   elseif k == 'g' then
     local iv, burst = o.p1, o.p2
     local tat = math.max(tonumber(v or '0'), us)
-    if tat - us > 2 * burst + 1000000 then tat = us + burst end   -- the clock stepped back: lock out for one burst at most
+    if tat - us > 2 * burst + 1000000 then tat = us + burst; o.repair = tat end   -- the clock stepped back: lock out for one burst at most
     for _, row in ipairs(rows) do
       local amt, t0 = string.match(row, '^%S+ (%d+) %d+ (%d+)')
-      local cr = tonumber(amt) * iv - (us - tonumber(t0) * 1000)
+      local cr = unearned(tonumber(amt), iv, tonumber(t0))
       if cr > 0 then tat = math.max(us, tat - cr) end
     end
-    o.tat = tat + o.amt * iv
+    local need = tat - us + o.amt * iv
+    o.tat = us + math.min(need, LIM)
     used = math.ceil((tat - us) / iv)
-    reset = math.max(0, math.ceil((o.tat - us - burst) / 1000))
+    reset = math.max(0, math.ceil((math.min(need, 2 * LIM) - burst) / 1000))
     if o.m == 'g' then
       if tat - us >= burst then fail(i, 0) end
     elseif o.m ~= 't' then
-      if o.amt * iv > burst then fail(i, 3) elseif o.tat - us > burst then fail(i, 0) end
+      if o.amt * iv > burst then fail(i, 3) elseif need > burst then fail(i, 0) end
     end
     out[#out + 1] = used; out[#out + 1] = math.max(0, math.floor((burst - (tat - us)) / iv)); out[#out + 1] = reset
     since = lost + math.ceil(burst / 1000)
@@ -126,33 +135,45 @@ for i = 1, n do
   if o.m ~= 'g' and (bad == 0 or o.m == 'a') then
     local k, key, ends = o.k, o.key, nil
     if k == 'c' then
-      ends = S(o.e + grace)
-      redis.call('SET', key, S(o.w) .. ' ' .. S(math.min(o.used + o.amt, LIM)), 'PXAT', ends)
+      ends = o.e + grace
+      redis.call('SET', key, S(o.w) .. ' ' .. S(math.min(o.used + o.amt, LIM)), 'PXAT', S(ends))
     elseif k == 'r' then
-      ends = S(now + o.p1 * (o.p2 + 1) + grace)
+      ends = now + o.p1 * (o.p2 + 1) + grace
       if #o.back > 0 then redis.call('HSET', key, unpack(o.back)) end
       if #o.dead > 0 then redis.call('HDEL', key, unpack(o.dead)) end
-      redis.call('HINCRBY', key, S(o.w), S(o.amt)); redis.call('PEXPIREAT', key, ends)
+      redis.call('HSET', key, S(o.w), S(math.min((o.run or 0) + (o.repair or 0) + o.amt, LIM))); redis.call('PEXPIREAT', key, S(ends))
     elseif k == 'g' then
-      ends = S(now + math.ceil((o.tat - us) / 1000) + grace)
-      redis.call('SET', key, S(o.tat), 'PXAT', ends)
+      ends = now + math.ceil((o.tat - us) / 1000) + grace
+      redis.call('SET', key, S(o.tat), 'PXAT', S(ends))
     elseif k == 'f' then
       redis.call('ZREMRANGEBYSCORE', key, '-inf', S(now))
-      redis.call('ZADD', key, S(now + o.p1), rid); redis.call('PEXPIREAT', key, S(now + o.p1 + grace))
+      redis.call('ZADD', key, S(now + o.p1), rid)
+      later(key, now + o.p1 + grace)             -- another slot may have been taken for longer, before an edit of the limit
     elseif k == 's' then
       redis.call('SET', key, o.p1 .. ' ' .. S(math.min(o.used + o.amt, LIM)), 'PXAT', S(now + math.max(1, o.p2)))
     elseif k == 'l' then
       local u = S(math.min(o.used + o.amt, LIM))
-      if o.p1 > 0 then ends = S(now + o.p1); redis.call('SET', key, u, 'PXAT', ends) else redis.call('SET', key, u) end
+      if o.p1 > 0 then ends = now + o.p1; redis.call('SET', key, u, 'PXAT', S(ends)) else redis.call('SET', key, u) end
     end
     if o.pend then
       if #o.rows > 0 then redis.call('ZREM', o.pend, unpack(o.rows)) end
       if bad == 0 and o.m == 'c' then
         redis.call('ZADD', o.pend, S(now + hold), rid .. ' ' .. S(o.amt) .. ' ' .. S(o.w) .. ' ' .. S(now))
       end
-      if ends then redis.call('PEXPIREAT', o.pend, ends) end
+      -- A row that is gone while its record lasts would read as given back.
+      if ends then later(o.pend, math.max(ends, now + hold + grace)) end
     end
     if bad == 0 then out[(i - 1) * 3 + 1] = out[(i - 1) * 3 + 1] + o.amt; out[(i - 1) * 3 + 2] = math.max(0, out[(i - 1) * 3 + 2] - o.amt) end
+  elseif o.repair then
+    -- From now on it goes by our time. A refusal would leave it there, and with it everybody locked out.
+    local k, key = o.k, o.key
+    if k == 'c' then redis.call('SET', key, S(o.w) .. ' ' .. S(o.repair), 'PXAT', S(o.e + grace))
+    elseif k == 'r' then
+      redis.call('HDEL', key, unpack(o.dead))
+      redis.call('HSET', key, S(o.w), S(math.min((o.raw or 0) + o.repair, LIM))); redis.call('PEXPIREAT', key, S(now + o.p1 * (o.p2 + 1) + grace))
+    elseif k == 'g' then
+      redis.call('SET', key, S(o.repair), 'PXAT', S(now + math.ceil((o.repair - us) / 1000) + grace))
+    end
   end
 end
 return {code, now, bad, unpack(out)}
