@@ -128,7 +128,7 @@ pub(crate) fn check(request: CheckRequest) -> io::Result<Outcome> {
     let sink = AuditSink::open(&Sink::File(path.clone()), WhenUnavailable::Deny, 1 << 20, world.metrics.clone());
     let audit = Arc::new(sink.map_err(io::Error::other)?);
     let bounds = Bounds { counters_max: 100, reservations_max: 100 };
-    let ledger = EmbeddedLedger::new(bounds, Arc::clone(&world.clock) as Arc<dyn Clock>, Arc::new(|_| {}));
+    let ledger = EmbeddedLedger::new(bounds, Arc::clone(&world.clock), Arc::new(|_| {}));
     let ledger = Arc::new(ledger.map_err(io::Error::other)?);
     let engine = Engine::new(Arc::clone(&ledger), Duration::from_secs(60), Arc::new(|_, _| {}), world.metrics.clone());
     let settings = Settings {
