@@ -76,6 +76,7 @@ export function writeConfiguration(secret) {
     ['/run/mcp-authz/authz.sock', socket],
     ['127.0.0.1:9192', '127.0.0.1:0'],
     ['../policies', 'policies'],
+    ['/var/lib/mcp-authz', join(files, 'counters')],
     ['sink: stdout', `sink: ${JSON.stringify(paths.audit)}`],
   ]);
   writeFileSync(join(files, 'config.yaml'), config);
