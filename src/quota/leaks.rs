@@ -36,12 +36,12 @@ pub type OnSettled = Arc<dyn Fn(&Ticket, Leak) + Send + Sync>;
 /// Owns the task that ends reservations.
 #[derive(Debug)]
 #[must_use = "whoever starts it must close it"]
-pub struct Settler {
+pub struct LeakSettler {
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
-impl Settler {
+impl LeakSettler {
     /// Starts the task on the current runtime, and gives the callback for leaks. At most `max` wait; each is tried for as long
     /// as `hold`.
     pub fn start<L: Ledger>(ledger: Arc<L>, max: usize, hold: Duration, report: OnSettled) -> (OnLeak, Self) {

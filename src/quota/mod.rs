@@ -117,6 +117,14 @@ pub trait Ledger: Send + Sync + 'static {
     /// See [`LedgerError`].
     fn reset(&self, lines: &[Line]) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
+    /// Takes it that counts were lost with the store's data: limits start anew from what is there. `false` if none were.
+    ///
+    /// # Errors
+    /// See [`LedgerError`].
+    fn accept_loss(&self) -> impl Future<Output = Result<bool, LedgerError>> + Send {
+        async { Ok(false) }
+    }
+
     /// Told of a call that was let go although its lines could not be held, so that they can be counted later.
     fn admitted_unmetered(&self, booking: &Arc<Booking>);
 }

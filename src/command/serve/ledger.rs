@@ -25,7 +25,7 @@ use crate::{
         OnLeak,
         any::AnyLedger,
         embedded::EmbeddedLedger,
-        leaks::{Leak, OnSettled, Settler},
+        leaks::{Leak, OnSettled, LeakSettler},
         redis::{Event, Observer, Outage, RedisLedger, Settings},
     },
     snapshot::Snapshot,
@@ -37,7 +37,7 @@ pub(super) struct Opened {
     pub(super) ledger: Arc<AnyLedger>,
     pub(super) on_leak: OnLeak,
     pub(super) reached: Reached,
-    settler: Settler,
+    settler: LeakSettler,
 }
 
 /// Whether the store was ever in use.
@@ -75,12 +75,12 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>, metrics: &Metr
     let ledger = Arc::new(ledger);
     let hold = config.timeouts.lease;
     let (on_leak, settler) =
-        Settler::start(Arc::clone(&ledger), config.ledger.leaks_max, hold, on_settled(metrics.clone()));
+        LeakSettler::start(Arc::clone(&ledger), config.ledger.leaks_max, hold, on_settled(metrics.clone()));
     Ok(Opened { ledger, on_leak, reached, settler })
 }
 
 /// Ends what was dropped, then the engine; for `drain` at most.
-pub(super) async fn close(ledger: &AnyLedger, settler: Settler, until: Instant) {
+pub(super) async fn close(ledger: &AnyLedger, settler: LeakSettler, until: Instant) {
     if !settler.close(until).await {
         tracing::warn!("Some reservations were not given back in time; their units stay spent.");
     }
@@ -91,7 +91,7 @@ pub(super) async fn close(ledger: &AnyLedger, settler: Settler, until: Instant) 
 
 impl Opened {
     /// Takes it apart.
-    pub(super) fn into_parts(self) -> (Arc<AnyLedger>, OnLeak, Reached, Settler) {
+    pub(super) fn into_parts(self) -> (Arc<AnyLedger>, OnLeak, Reached, LeakSettler) {
         (self.ledger, self.on_leak, self.reached, self.settler)
     }
 }

@@ -76,7 +76,7 @@ fn listen() -> (Said, OnSettled) {
 #[tokio::test(start_paused = true)]
 async fn it_tries_until_the_store_is_back() {
     let (store, (said, report)) = (store(5), listen());
-    let (on_leak, settler) = Settler::start(Arc::clone(&store), 10, Duration::from_secs(60), report);
+    let (on_leak, settler) = LeakSettler::start(Arc::clone(&store), 10, Duration::from_secs(60), report);
     on_leak(ticket(), how());
     assert!(settler.close(Instant::now() + Duration::from_secs(30)).await);
     assert_eq!(*said.lock().unwrap(), ["Ended(Now { credited: 1 })"]);
@@ -87,7 +87,7 @@ async fn it_tries_until_the_store_is_back() {
 #[tokio::test(start_paused = true)]
 async fn it_gives_up_when_the_hold_has_run_out() {
     let (store, (said, report)) = (store(usize::MAX), listen());
-    let (on_leak, settler) = Settler::start(store, 10, Duration::from_secs(60), report);
+    let (on_leak, settler) = LeakSettler::start(store, 10, Duration::from_secs(60), report);
     let started = Instant::now();
     on_leak(ticket(), how());
     assert!(settler.close(started + Duration::from_secs(80)).await);
@@ -98,7 +98,7 @@ async fn it_gives_up_when_the_hold_has_run_out() {
 #[tokio::test(start_paused = true)]
 async fn more_than_may_wait_are_counted_and_stay_spent() {
     let (store, (said, report)) = (store(0), listen());
-    let (on_leak, settler) = Settler::start(Arc::clone(&store), 3, Duration::from_secs(60), report);
+    let (on_leak, settler) = LeakSettler::start(Arc::clone(&store), 3, Duration::from_secs(60), report);
     // The task has not run yet.
     for _ in 0..4 {
         on_leak(ticket(), how());
@@ -111,7 +111,7 @@ async fn more_than_may_wait_are_counted_and_stay_spent() {
 #[tokio::test(start_paused = true)]
 async fn a_stop_waits_no_longer_than_it_may() {
     let (store, (_, report)) = (store(usize::MAX), listen());
-    let (on_leak, settler) = Settler::start(store, 10, Duration::from_secs(600), report);
+    let (on_leak, settler) = LeakSettler::start(store, 10, Duration::from_secs(600), report);
     on_leak(ticket(), how());
     let started = Instant::now();
     assert!(!settler.close(started + Duration::from_secs(2)).await);
