@@ -38,6 +38,7 @@ use crate::{
         desk::LedgerDesk,
         embedded::{EmbeddedLedger, settle_leaks},
     },
+    settle::Settler,
     snapshot::Snapshot,
     state::{Reloaded, State},
     telemetry::{
@@ -51,6 +52,8 @@ use crate::{
 const MESSAGE_HEADROOM_BYTES: usize = 1_048_576;
 /// Time for the last audit records to be written.
 const AUDIT_CLOSE: Duration = Duration::from_secs(5);
+/// Time for what Envoy has told to be settled.
+const SETTLE_CLOSE: Duration = Duration::from_secs(5);
 
 /// Answer Envoy's Checks until SIGTERM or SIGINT; SIGHUP reads policies, servers, grants and credentials again.
 #[derive(Debug, clap::Args)]
@@ -151,7 +154,16 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
         admin_token,
     };
     let reloads = tokio::spawn(reloader.run());
-    let adapter = Adapter::new(engine, Arc::clone(&state), clock, metrics, Arc::clone(&audit), settings);
+    let settler = Settler {
+        ledger: Arc::clone(engine.ledger()),
+        clock: Arc::clone(&clock),
+        metrics: metrics.clone(),
+        audit: Arc::clone(&audit),
+        hold: config.timeouts.lease,
+    };
+    let (settlements, settling) = settler.start();
+    let settling = tokio::spawn(settling);
+    let adapter = Adapter::new(engine, Arc::clone(&state), clock, metrics, Arc::clone(&audit), settings, settlements);
     health.serving().await;
     tracing::info!(revision = state.snapshot().revision(), "Ready.");
     let drained = server.serve(adapter, stop_signal(&view)).await.map_err(|error| fail("a listener", &error))?;
@@ -159,6 +171,10 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
         tracing::warn!("Some calls were cut off: they did not end within timeouts.drain_ms.");
     }
     reloads.abort();
+    // The adapter is gone and the queue closed with it; what is in it is worked off.
+    if tokio::time::timeout(SETTLE_CLOSE, settling).await.is_err() {
+        tracing::warn!("Some reservations were not settled in time; their units count as spent.");
+    }
     drop(stop_admin);
     if admin.await.is_err_and(|error| error.is_panic()) {
         tracing::error!("The admin listener panicked: a defect of mcp-authz, please report it.");
@@ -243,7 +259,7 @@ async fn bind_admin(address: SocketAddr) -> Result<TcpListener, ExitCode> {
 
 fn observer(metrics: Metrics) -> Observer {
     Arc::new(move |event| match event {
-        Event::AcceptFailed | Event::ConnectionRefused | Event::ConnectionSilent => {
+        Event::AcceptFailed | Event::ConnectionRefused | Event::ConnectionSilent | Event::LogStreamRefused => {
             metrics.error(ErrorKind::Listener);
             tracing::warn!(?event, "A connection to the gRPC listener failed.");
         }

@@ -210,6 +210,32 @@ label! {
     }
 }
 
+label! {
+    /// What became of a reservation once Envoy had said how its call ended.
+    SettlementOutcome "outcome" {
+        /// The call ran, or did not, and the charge stands.
+        Confirmed = "confirmed",
+        /// Not looked at, because too many came at once: the charge stands.
+        Dropped = "dropped",
+        /// Its reservation is gone, so nothing could be given back.
+        Expired = "expired",
+        /// The ledger could not be asked: the charge stands.
+        Failed = "failed",
+        /// The token is not ours: nothing is given back.
+        Forged = "forged",
+        /// Units came back.
+        Refunded = "refunded",
+        /// The call still runs, and keeps its slots.
+        Renewed = "renewed",
+        /// It had been settled before.
+        Repeated = "repeated",
+        /// More was charged than was held, because Envoy sent the call more than once.
+        Surplus = "surplus",
+        /// Nobody knows whether the call ran: the charge stands.
+        Unknown = "unknown",
+    }
+}
+
 /// What a request was answered, for the labels `decision` and `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -250,6 +276,7 @@ pub struct Metrics {
     quotas: Quotas,
     requests: Requests,
     reservations: ByLabel<ReservationOutcome>,
+    settlements: ByLabel<SettlementOutcome>,
 }
 
 impl Metrics {
@@ -267,6 +294,7 @@ impl Metrics {
             quotas: Quotas::new(),
             requests: Requests::new(),
             reservations: ByLabel::new(),
+            settlements: ByLabel::new(),
         };
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         let started: Gauge<f64, AtomicU64> = Gauge::default();
@@ -288,6 +316,7 @@ impl Metrics {
         registry.register("mcp_authz_quota_units", help, units);
         registry.register("mcp_authz_requests", "Decisions", m.requests);
         registry.register("mcp_authz_reservations", "Quota reservations by what became of them", m.reservations);
+        registry.register("mcp_authz_settlements", "Entries of Envoy's access log by what they settled", m.settlements);
         registry.register("process_start_time_seconds", "Unix time of the start of the process", started);
         registry.register_collector(Box::new(Resident));
         metrics
@@ -340,6 +369,11 @@ impl Metrics {
     /// Counts `n` reservations.
     pub fn reservations(&self, outcome: ReservationOutcome, n: u64) {
         self.reservations.add(outcome, n);
+    }
+
+    /// Counts `n` entries of the access log.
+    pub fn settlements(&self, outcome: SettlementOutcome, n: u64) {
+        self.settlements.add(outcome, n);
     }
 
     /// Counts a load that was taken, at the Unix time `now_ms` in milliseconds.
@@ -604,6 +638,7 @@ mod tests {
             "mcp_authz_quota_units counter",
             "mcp_authz_requests counter",
             "mcp_authz_reservations counter",
+            "mcp_authz_settlements counter",
             "process_start_time_seconds gauge",
             "process_resident_memory_bytes gauge",
         ];
@@ -697,6 +732,7 @@ mod tests {
         let (registry, metrics) = metrics();
         metrics.error(ErrorKind::Tls);
         metrics.reservations(ReservationOutcome::Expired, 3);
+        metrics.settlements(SettlementOutcome::Unknown, 4);
         metrics.audit_records(AuditOutcome::Written, 2);
         metrics.config_taken(1_800_000_000_250);
         metrics.config_refused();
@@ -707,6 +743,7 @@ mod tests {
             "mcp_authz_errors_total{kind=\"tls\"} 1",
             "mcp_authz_errors_total{kind=\"audit\"} 0",
             "mcp_authz_reservations_total{outcome=\"expired\"} 3",
+            "mcp_authz_settlements_total{outcome=\"unknown\"} 4",
             "mcp_authz_audit_records_total{outcome=\"written\"} 2",
             "mcp_authz_config_reloads_total{outcome=\"success\"} 1",
             "mcp_authz_config_reloads_total{outcome=\"failure\"} 1",

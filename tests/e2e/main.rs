@@ -25,3 +25,5 @@ mod harness;
 mod headers;
 #[cfg(test)]
 mod sdk;
+#[cfg(test)]
+mod settle;
