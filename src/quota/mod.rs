@@ -12,9 +12,11 @@ use mcp_authz_core::{
 };
 use tokio::time::Instant;
 
+pub mod any;
 mod booking;
 pub mod desk;
 pub mod embedded;
+pub mod leaks;
 pub mod redis;
 pub mod token;
 
