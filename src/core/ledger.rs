@@ -7,6 +7,7 @@ use std::{fmt, sync::Arc};
 
 use crate::quota::{Fingerprint, Measure, Mode};
 
+pub mod ask;
 mod bytes;
 pub mod entry;
 pub mod machine;

@@ -1,10 +1,17 @@
 //! The policy language against its acceptance cases.
 
+use std::sync::Arc;
+
 use mcp_authz_core::document::Format;
+use mcp_authz_core::json::{Document, Limits};
+use mcp_authz_core::judge::judge;
+use mcp_authz_core::mcp::{Message, ProtocolVersion};
 use mcp_authz_core::policy::{Policy, Source};
-use mcp_authz_core::selftest::{self, CaseFile, Loaded, Reading};
+use mcp_authz_core::principal::Principal;
+use mcp_authz_core::selftest::{self, CaseFile, Loaded, MirroredHeaders, Reading};
 
 const EDGES: &[u8] = include_bytes!("edges.test.yaml");
+const LIMITS: &[u8] = include_bytes!("limits.test.yaml");
 const OPERATORS: &[u8] = include_bytes!("operators.test.json");
 const PUBLISHED: &[u8] = include_bytes!("published.test.json");
 
@@ -36,6 +43,60 @@ fn the_table_of_operators_holds() {
 fn the_edges_hold() {
     assert_eq!(run("edges.test.yaml", EDGES, Reading::AsWritten), (44, vec![]));
     assert_eq!(run("edges.test.yaml", EDGES, Reading::Compat), (44, vec![]));
+}
+
+/// What version 2 adds.
+#[test]
+fn the_limits_hold() {
+    assert_eq!(run("limits.test.yaml", LIMITS, Reading::AsWritten), (248, vec![]));
+    assert_eq!(run("limits.test.yaml", LIMITS, Reading::Compat), (248, vec![]));
+}
+
+/// The published file as if every policy in it were of version 2: only the week, which that version has, is no defect any more.
+#[test]
+fn version_2_means_what_version_1_does() {
+    let text = std::str::from_utf8(PUBLISHED).unwrap().replace("\"version\": \"1\"", "\"version\": \"2\"");
+    let week = "invalid/bad-window: expected a policy that is refused, got one that loads".to_owned();
+    for reading in [Reading::AsWritten, Reading::Compat] {
+        assert_eq!(run("published.test.json", text.as_bytes(), reading), (327, vec![week.clone()]));
+    }
+}
+
+/// To the letter: the same counters, amounts, limits and refusals, so that no quota is handed out anew by the change.
+#[test]
+fn version_2_decides_and_charges_as_version_1_does() {
+    let mut compared = 0;
+    for file in [PUBLISHED, OPERATORS] {
+        let file: serde_json::Value = serde_json::from_slice(file).unwrap();
+        for suite in file["suites"].as_array().unwrap().iter().filter(|suite| suite["policy"].is_object()) {
+            let mut newer = suite["policy"].clone();
+            newer["version"] = "2".into();
+            let (older, newer) = (compile(&suite["policy"]), compile(&newer));
+            let steps =
+                suite["sequences"].as_array().into_iter().flatten().flat_map(|one| one["steps"].as_array().unwrap());
+            for case in suite["cases"].as_array().into_iter().flatten().chain(steps) {
+                let request = match &case["request"] {
+                    serde_json::Value::String(text) => text.clone(),
+                    other => other.to_string(),
+                };
+                let Ok(document) = Document::parse(request.as_bytes(), Limits::default()) else { continue };
+                let mirrored = MirroredHeaders::of(document.root());
+                let Ok(message) = Message::read(&document, &mirrored.headers(), ProtocolVersion::ALL) else { continue };
+                let mut who = Principal::of_grant("g");
+                who.groups = [Arc::from("a")].into();
+                let before = judge(Some(&older), &who, "s", &message);
+                assert_eq!(before, judge(Some(&newer), &who, "s", &message), "{}", case["id"]);
+                compared += 1;
+            }
+        }
+    }
+    assert_eq!(compared, 622);
+}
+
+fn compile(policy: &serde_json::Value) -> Policy {
+    let bytes = policy.to_string();
+    let source = Source { id: "p", file: "p.json", bytes: bytes.as_bytes(), format: Format::Json };
+    Policy::compile(&source).unwrap().policy
 }
 
 /// Every policy of the file that must be refused, with the whole text of its refusal.

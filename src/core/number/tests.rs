@@ -182,3 +182,56 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn units_of_decimal_places_are_exact_or_none() {
+    let units = |text: &str, scale| Decimal::parse(text).unwrap().to_units(scale, Rounding::Refused);
+    for (text, scale, expected) in [
+        ("5", 0, Ok(5)),
+        ("5.0", 0, Ok(5)),
+        ("5.5", 0, Err(AmountError::TooFine)),
+        ("5.5", 1, Ok(55)),
+        ("5.55", 1, Err(AmountError::TooFine)),
+        ("0.000000001", 9, Ok(1)),
+        ("0.0000000001", 9, Err(AmountError::TooFine)),
+        ("1e-2", 2, Ok(1)),
+        ("1e-400", 9, Err(AmountError::TooFine)),
+        ("0e-400", 9, Ok(0)),
+        ("-0.00", 2, Ok(0)),
+        ("-0.01", 2, Err(AmountError::Negative)),
+        ("45035996273704.96", 2, Ok(AMOUNT_MAX)),
+        ("45035996273704.97", 2, Err(AmountError::TooLarge)),
+        ("4503599627370496", 0, Ok(AMOUNT_MAX)),
+        ("4503599.627370496", 9, Ok(AMOUNT_MAX)),
+        ("1e16", 0, Err(AmountError::TooLarge)),
+        ("1e400", 2, Err(AmountError::TooLarge)),
+    ] {
+        assert_eq!(units(text, scale), expected, "{text} {scale}");
+    }
+    let up = |text: &str, scale| Decimal::parse(text).unwrap().to_units(scale, Rounding::Up);
+    assert_eq!((up("0.001", 2), up("1.001", 2), up("1e-400", 9)), (Ok(1), Ok(101), Ok(1)));
+}
+
+#[test]
+fn units_are_told_as_people_write_them() {
+    for (units, scale, text) in [
+        (50_025, 2, "500.25"),
+        (5, 2, "0.05"),
+        (500, 2, "5"),
+        (0, 9, "0"),
+        (1, 9, "0.000000001"),
+        (7, 0, "7"),
+        (AMOUNT_MAX, 9, "4503599.627370496"),
+    ] {
+        assert_eq!(units_text(units, scale), text);
+    }
+    assert_eq!((unit(0), unit(2), unit(SCALE_MAX), unit(200)), (1, 100, 1_000_000_000, 1_000_000_000));
+}
+
+proptest! {
+    #[test]
+    fn what_is_told_reads_back(units in 0..=AMOUNT_MAX, scale in 0..=SCALE_MAX) {
+        let number = Decimal::parse(&units_text(units, scale)).unwrap();
+        prop_assert_eq!(number.to_units(scale, Rounding::Refused), Ok(units));
+    }
+}

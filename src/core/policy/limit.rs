@@ -180,6 +180,8 @@ impl Limit {
         let units = self.amount.units(facts)?;
         match self.mode {
             Mode::Attempt | Mode::Consume if units > self.max => Err(Reason::NeverFits),
+            // Closed before anything was used.
+            Mode::Gate if self.max == 0 => Err(Reason::NeverFits),
             Mode::Attempt | Mode::Consume | Mode::Gate | Mode::Track => Ok(units),
         }
     }
@@ -247,3 +249,6 @@ impl Limit {
         denial
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -164,3 +164,57 @@ pub(super) fn duration_text(ms: u64) -> String {
     let (name, factor) = unit.copied().unwrap_or(("ms", 1));
     format!("{}{name}", ms.checked_div(factor).unwrap_or(ms))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_a_number_and_a_unit() {
+        for (text, ms) in [
+            ("1ms", 1),
+            ("90s", 90_000),
+            ("15m", 900_000),
+            ("24h", 86_400_000),
+            ("366d", DURATION_MS_MAX),
+            ("31622400000ms", DURATION_MS_MAX),
+        ] {
+            assert_eq!(parse_duration(text), Some(ms), "{text}");
+        }
+        for text in [
+            "",
+            "0s",
+            "00s",
+            "01s",
+            "s",
+            "5",
+            "1.5h",
+            "-1s",
+            "+1s",
+            "1 s",
+            " 1s",
+            "1s ",
+            "1S",
+            "1M",
+            "1w",
+            "1h30m",
+            "١s",
+            "367d",
+            "31622400001ms",
+            "9999999999999ms",
+            "1mss",
+            "1ms\n",
+        ] {
+            assert_eq!(parse_duration(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_duration_is_told_in_its_largest_whole_unit() {
+        for (ms, text) in
+            [(1, "1ms"), (60_000, "1m"), (90_000, "90s"), (3_600_000, "1h"), (172_800_000, "2d"), (1_001, "1001ms")]
+        {
+            assert_eq!((duration_text(ms).as_str(), parse_duration(text)), (text, Some(ms)));
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::store::{Held, Store};
+use super::store::{End, Held, Store};
 use super::{Expected, Failure, Loaded, MirroredHeaders, Reading, Results, fields, items, json_text, read_expected};
 use crate::answer::{self, Asked, Context};
 use crate::decision::{Decision, Denial, Reason, Rule};
@@ -14,6 +14,9 @@ use crate::judge::judge;
 use crate::mcp::{Body, Message, ProtocolVersion};
 use crate::policy::{Policy, Source};
 use crate::principal::Principal;
+
+/// How often a step may be repeated.
+const TIMES_MAX: u64 = 1_000;
 
 /// A run over one file.
 pub(super) struct File<'r> {
@@ -108,7 +111,7 @@ impl File<'_> {
     }
 
     fn case(&mut self, policy: Option<&Policy>, cursor: &Cursor<'_>) {
-        let known = ["id", "request", "identity", "server", "state", "at", "expect", "expect_compat"];
+        let known = ["id", "request", "call", "identity", "server", "state", "at", "expect", "expect_compat"];
         let Some(keys) = fields(cursor, &known) else { return };
         if let Some(state) = keys.optional("state") {
             let _known = state.one_of(&["fresh"]);
@@ -126,7 +129,7 @@ impl File<'_> {
         let steps = keys.required("steps").and_then(|steps| steps.items()).unwrap_or_default();
         let (mut store, mut now_ms) = (Store::default(), 0);
         for (index, step) in steps.iter().enumerate() {
-            let known = ["request", "identity", "server", "at", "upstream", "expect", "expect_compat"];
+            let known = ["request", "call", "times", "identity", "server", "at", "upstream", "expect", "expect_compat"];
             let Some(keys) = fields(step, &known) else { continue };
             let upstream = keys.optional("upstream").map_or(Some(Upstream::Answered), |cursor| read_upstream(&cursor));
             let call = Call::read(&keys, now_ms);
@@ -135,13 +138,19 @@ impl File<'_> {
                 continue;
             };
             now_ms = call.at_ms;
-            let outcome = call.run(policy, &mut store);
-            match (&outcome.verdict, upstream) {
-                (Ok(held), Upstream::Failed) => store.roll_back(held, now_ms),
-                (Ok(held), Upstream::FailedAt(at_ms)) => store.roll_back_at(at_ms, held.clone()),
-                (Ok(_), Upstream::Answered) | (Err(_), _) => {}
+            let times = keys.optional("times").map_or(Some(1), |cursor| cursor.u64_in(&(1..=TIMES_MAX)));
+            for _ in 0..times.unwrap_or(0) {
+                let outcome = call.run(policy, &mut store);
+                if let Ok(held) = &outcome.verdict {
+                    match upstream {
+                        Upstream::Answered => {}
+                        Upstream::AnsweredAt(at_ms) => store.end_at(at_ms, held.clone(), End::Answer),
+                        Upstream::Failed => store.end(held, now_ms, End::Failure),
+                        Upstream::FailedAt(at_ms) => store.end_at(at_ms, held.clone(), End::Failure),
+                    }
+                }
+                self.compare(format!("{id} step {}", index.saturating_add(1)), &expected, &outcome, &call);
             }
-            self.compare(format!("{id} step {}", index.saturating_add(1)), &expected, &outcome, &call);
         }
     }
 
@@ -192,6 +201,7 @@ impl File<'_> {
 #[derive(Clone, Copy)]
 enum Upstream {
     Answered,
+    AnsweredAt(u64),
     Failed,
     FailedAt(u64),
 }
@@ -201,11 +211,17 @@ fn read_upstream(cursor: &Cursor<'_>) -> Option<Upstream> {
     if let Some(at) = text.strip_prefix("failed_at:") {
         return read_time(cursor, at.trim()).map(Upstream::FailedAt);
     }
+    if let Some(at) = text.strip_prefix("ok_at:") {
+        return read_time(cursor, at.trim()).map(Upstream::AnsweredAt);
+    }
     match text {
         "ok" => Some(Upstream::Answered),
         "failed" => Some(Upstream::Failed),
         _ => {
-            cursor.defect(format!("expected `ok`, `failed` or `failed_at:<time>`, found {}", quoted(text)));
+            cursor.defect(format!(
+                "expected `ok`, `failed`, `ok_at:<time>` or `failed_at:<time>`, found {}",
+                quoted(text)
+            ));
             None
         }
     }
@@ -219,6 +235,27 @@ fn read_time(cursor: &Cursor<'_>, text: &str) -> Option<u64> {
     time
 }
 
+/// The text of the request: as it is given, or around a call of a tool.
+fn read_body(keys: &Fields<'_>) -> Option<String> {
+    let Some(call) = keys.optional("call") else {
+        let request = keys.required("request")?;
+        return Some(match &request.node().shape {
+            // A text is a body as it stands, so that malformed ones can be tested too.
+            Shape::String(text) => text.clone(),
+            Shape::Bool(_) | Shape::List(_) | Shape::Map(_) | Shape::Null | Shape::Number(_) => {
+                json_text(request.node())
+            }
+        });
+    };
+    if let Some(request) = keys.optional("request") {
+        request.defect("a case has `request` or `call`, not both");
+        return None;
+    }
+    fields(&call, &["name", "arguments"])?.required("name").and_then(|name| name.string())?;
+    let params = json_text(call.node());
+    Some(format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{params}}}"))
+}
+
 /// One request of a case.
 struct Call {
     body: String,
@@ -229,21 +266,13 @@ struct Call {
 
 impl Call {
     fn read(keys: &Fields<'_>, before_ms: u64) -> Option<Self> {
-        let request = keys.required("request");
+        let body = read_body(keys);
         let who = keys
             .optional("identity")
             .map_or_else(|| Some(Principal::of_grant("test")), |cursor| read_identity(&cursor));
         let at_ms = keys.optional("at").map_or(Some(before_ms), |cursor| read_time(&cursor, cursor.string()?));
         let server = keys.optional("server").map_or(Some("test"), |cursor| cursor.non_empty());
-        let request = request?;
-        // A text is a body as it stands, so that malformed ones can be tested too.
-        let body = match &request.node().shape {
-            Shape::String(text) => text.clone(),
-            Shape::Bool(_) | Shape::List(_) | Shape::Map(_) | Shape::Null | Shape::Number(_) => {
-                json_text(request.node())
-            }
-        };
-        Some(Self { body, who: who?, server: server?.to_owned(), at_ms: at_ms? })
+        Some(Self { body: body?, who: who?, server: server?.to_owned(), at_ms: at_ms? })
     }
 
     fn run(&self, policy: Option<&Policy>, store: &mut Store) -> Outcome {

@@ -175,7 +175,7 @@ impl<'a> Compiler<'a> {
                 let there = format!("{}/{key}", declared.cursor.pointer());
                 let name = quoted(name.unwrap_or_default());
                 cursor.defect_with_hint(
-                    format!("counter {name} is declared, so its `{key}` stands at {there} only"),
+                    format!("counter {name} is declared, so its `{key}` belongs at {there}"),
                     "leave it out here, or give the counter another name",
                 );
             }
@@ -261,3 +261,6 @@ fn check_name<'n>(cursor: &Cursor<'_>, name: &'n str) -> Option<&'n str> {
     }
     Some(name)
 }
+
+#[cfg(test)]
+mod tests;

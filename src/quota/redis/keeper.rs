@@ -1,0 +1,569 @@
+//! The task that owns the connections: finds the master, looks at it before it is used, restores what a failover lost, and
+//! gives the connections up when they are no longer to be trusted.
+
+use std::{
+    sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
+    time::Duration,
+};
+
+use redis::{Cmd, Value};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, MissedTickBehavior, sleep},
+};
+
+use super::{
+    CONNECTIONS_WITH_WAIT, Event, Shared, Wake,
+    breaker::OPEN,
+    connection::{Connection, OpenError, Opener},
+    failure::Failure,
+    journal::{Entry, SPAN_MS},
+    link::{Lane, Link},
+    probe,
+    script::{Form, Head, SCRIPTS, Script, millis, numbers},
+    server::{Facts, Problem, text, until},
+    settings::Durability,
+    topology,
+};
+use crate::quota::Keys;
+
+/// First pause between two attempts to connect; each is twice the one before.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Longest pause. Shorter than the fence, so that no replica is late with what it remembers.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How often the server is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// Bookings that are told in one go.
+const BATCH: usize = 200;
+/// What a heartbeat can lag behind the data, ms: two looks.
+const BEAT_SLACK_MS: u64 = 2_000;
+
+/// Why there is no link.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unlinked {
+    /// A question on the way failed.
+    #[error("the quota store failed")]
+    Failed(#[source] Failure),
+    /// It names its counters with another secret than ours.
+    #[error(
+        "the quota store names its counters with another secret: `secret_file` differs from that of other replicas"
+    )]
+    OtherSecret,
+    /// It does not open.
+    #[error("the quota store does not open")]
+    Open(#[from] OpenError),
+    /// It is still reading its data, or is about to become master.
+    #[error("the quota store is not ready")]
+    NotReady,
+    /// It must not be used as it is.
+    #[error("the quota store is unsafe: {}", join(.0))]
+    Unsafe(Vec<Problem>),
+}
+
+impl From<Failure> for Unlinked {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused(code) | Failure::Script(code) if code == "NOPERM" => {
+                Unlinked::Unsafe(vec![Problem::Restricted { code }])
+            }
+            Failure::Refused(code) if matches!(&*code, "NOAUTH" | "DENIED" | "WRONGPASS") => {
+                Unlinked::Open(OpenError::Denied(code))
+            }
+            failure => Unlinked::Failed(failure),
+        }
+    }
+}
+
+fn join(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// What we know of the data that we used last.
+#[derive(Debug, Default)]
+struct Known {
+    epoch: String,
+    secret: String,
+    run_id: String,
+    node: String,
+    /// The last heartbeat that was written, in the store's time.
+    beat_ms: u64,
+}
+
+/// See the module.
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    opener: Opener,
+    known: Known,
+    wakes: mpsc::Receiver<Wake>,
+    stop: watch::Receiver<bool>,
+    /// What stood in the way last time: said once, not at every attempt.
+    said: String,
+}
+
+/// What ended a link.
+enum End {
+    Stopped,
+    /// Look for the master at once.
+    Lost,
+    /// Leave it alone for a while.
+    Opened,
+}
+
+impl Keeper {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        opener: Opener,
+        wakes: mpsc::Receiver<Wake>,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        Self { shared, opener, known: Known::default(), wakes, stop, said: String::new() }
+    }
+
+    /// Runs until it is stopped. `first` is told how the first attempt went.
+    pub(super) async fn run(mut self, first: oneshot::Sender<Result<(), Unlinked>>) {
+        let mut first = Some(first);
+        let mut pause = PAUSE_MIN;
+        loop {
+            let mut stop = self.stop.clone();
+            let linked = tokio::select! {
+                // An error means that the engine is gone.
+                _ = stop.wait_for(|stop| *stop) => return,
+                linked = self.link() => linked,
+            };
+            let rest = match linked {
+                Ok(link) => {
+                    if let Some(first) = first.take() {
+                        // Whoever asked may have gone away; then `stop` says so.
+                        first.send(Ok(())).unwrap_or_default();
+                    }
+                    let since = Instant::now();
+                    let end = self.keep(&link).await;
+                    self.shared.drop_link(&link);
+                    (self.shared.observer)(Event::Disconnected);
+                    let stable = since.elapsed() >= PAUSE_MAX;
+                    if stable {
+                        pause = PAUSE_MIN;
+                    }
+                    match end {
+                        End::Stopped => return,
+                        // A call may be waiting for the new master.
+                        End::Lost if stable => Duration::ZERO,
+                        End::Lost => pause,
+                        End::Opened => OPEN.saturating_add(jitter(OPEN / 4)),
+                    }
+                }
+                Err(error) => {
+                    self.say(&error);
+                    if let Some(first) = first.take() {
+                        first.send(Err(error)).unwrap_or_default();
+                    }
+                    pause
+                }
+            };
+            pause = pause.saturating_mul(2).min(PAUSE_MAX);
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => return,
+                () = sleep(rest / 2 + jitter(rest / 2)) => {}
+            }
+        }
+    }
+
+    fn say(&mut self, error: &Unlinked) {
+        let text = chain(error);
+        if self.said != text {
+            if matches!(error, Unlinked::Unsafe(_) | Unlinked::OtherSecret) {
+                tracing::error!(error = text, "The quota store is not used; strict limits deny.");
+            } else {
+                tracing::warn!(error = text, "The quota store cannot be used; strict limits deny until it can.");
+            }
+            self.said = text;
+        }
+        if matches!(error, Unlinked::Unsafe(_)) {
+            (self.shared.observer)(Event::Unsafe);
+        }
+    }
+
+    /// Finds the master, looks at it, restores what it may have lost, and only then lets calls use it.
+    async fn link(&mut self) -> Result<Arc<Link>, Unlinked> {
+        let settings = &self.shared.settings;
+        let master = settings.topology.master(&self.opener, &settings.domain).await?;
+        let control = self.opener.open(&master.place).await?;
+        let facts = Facts::ask(&control).await?;
+        self.look(&facts)?;
+        let node = match master.node {
+            None => String::new(),
+            Some(_) => {
+                let mut command = Cmd::new();
+                command.arg("CLUSTER").arg("MYID");
+                text(&control.ask(&command, until()).await?).ok_or(Failure::Malformed)?.to_owned()
+            }
+        };
+        let first = self.known.run_id.is_empty();
+        let other = !first && (facts.run_id != self.known.run_id || node != self.known.node);
+        let moved = other
+            && !node.is_empty()
+            && node != self.known.node
+            && topology::is_healthy_master(&control, &self.known.node).await;
+        if other {
+            // Before anything else: a call that the old master answers from now on is not let go.
+            self.shared.recoveries.fetch_add(1, Ordering::SeqCst);
+        }
+        let opened = self.open(&control, other && !moved).await?;
+        probe::run(&control, &self.shared.names, &opened.epoch, &node).await?;
+        if other || opened.status != Status::AsKnown {
+            self.replay(&control, &opened.epoch, other && !moved).await?;
+        }
+        let (spare, reserves) = self.others(&master.place, &facts.run_id).await?;
+        self.known.run_id.clone_from(&facts.run_id);
+        self.known.node.clone_from(&node);
+        self.known.epoch.clone_from(&opened.epoch);
+        let link = Arc::new(Link {
+            number: self.shared.next_link(),
+            recoveries: self.shared.recoveries.load(Ordering::SeqCst),
+            names: Arc::clone(&self.shared.names),
+            epoch: opened.epoch,
+            node,
+            run_id: facts.run_id,
+            control,
+            spare,
+            reserves,
+            turn: AtomicUsize::new(0),
+        });
+        self.beat(&link).await?;
+        self.said.clear();
+        self.shared.publish(&link);
+        (self.shared.observer)(Event::Connected);
+        tracing::info!(recovered = other, "The quota store is in use.");
+        Ok(link)
+    }
+
+    fn look(&self, facts: &Facts) -> Result<(), Unlinked> {
+        if facts.is_loading() {
+            return Err(Unlinked::NotReady);
+        }
+        let allowed = self.shared.settings.allow_unsafe;
+        let (passing, problems): (Vec<_>, Vec<_>) =
+            facts.problems().into_iter().partition(|problem| allowed && problem.may_pass());
+        if self.known.run_id != facts.run_id {
+            for problem in passing {
+                tracing::warn!(%problem, "The quota store is unsafe, and used all the same: `allow_unsafe` is set.");
+            }
+        }
+        // Sentinels and nodes name a master that may be one only in a moment.
+        let elected = !matches!(self.shared.settings.topology, super::Topology::Standalone(_));
+        match problems.as_slice() {
+            [] => Ok(()),
+            [Problem::Replica] if elected => Err(Unlinked::NotReady),
+            _ => Err(Unlinked::Unsafe(problems)),
+        }
+    }
+
+    /// Connections of their own for reservations and for second tries, each of them seen to lead to the same server.
+    async fn others(&self, place: &super::Place, run_id: &str) -> Result<(Connection, Vec<Connection>), Unlinked> {
+        let count = match self.shared.settings.durability {
+            Durability::Async => 1,
+            Durability::Wait(_) => CONNECTIONS_WITH_WAIT,
+        };
+        let mut all = Vec::with_capacity(count);
+        for _ in 0..=count {
+            let connection = self.opener.open(place).await?;
+            if Facts::run_id(&connection).await? != run_id {
+                return Err(Unlinked::NotReady);
+            }
+            all.push(connection);
+        }
+        let spare = all.pop().ok_or(Failure::Disconnected)?;
+        Ok((spare, all))
+    }
+
+    /// Keeps looking at the server until the link is no good any more.
+    async fn keep(&mut self, link: &Arc<Link>) -> End {
+        let mut stop = self.stop.clone();
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.count_unmetered(link).await;
+        loop {
+            if !self.shared.is_in_use(link) {
+                return End::Lost;
+            }
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => return End::Stopped,
+                () = link.broken() => {
+                    tracing::warn!("A connection to the quota store broke.");
+                    return End::Lost;
+                }
+                wake = self.wakes.recv() => match wake {
+                    None => return End::Stopped,
+                    Some(Wake::Unmetered) => self.count_unmetered(link).await,
+                    // Said of an older link.
+                    Some(Wake::Lost(number) | Wake::Opened(number)) if number != link.number => {}
+                    Some(Wake::Lost(_)) => return End::Lost,
+                    Some(Wake::Opened(_)) => {
+                        tracing::warn!("The quota store does not answer; it is left alone for a second.");
+                        return End::Opened;
+                    }
+                },
+                _ = looks.tick() => if let Err(error) = self.look_again(link).await {
+                    self.say(&error);
+                    return End::Lost;
+                },
+            }
+        }
+    }
+
+    async fn look_again(&mut self, link: &Arc<Link>) -> Result<(), Unlinked> {
+        let facts = Facts::ask(&link.control).await?;
+        self.look(&facts)?;
+        if facts.run_id != link.run_id {
+            return Err(Unlinked::NotReady);
+        }
+        let settings = &self.shared.settings;
+        if matches!(settings.topology, super::Topology::Sentinel { .. })
+            && let Ok(master) = settings.topology.master(&self.opener, &settings.domain).await
+        {
+            // A master that is cut off from its sentinels goes on as if nothing had happened.
+            let there = self.opener.open(&master.place).await?;
+            if Facts::run_id(&there).await? != link.run_id {
+                return Err(Unlinked::NotReady);
+            }
+        }
+        self.beat(link).await?;
+        Ok(())
+    }
+
+    /// Writes down how far the data goes. A store that cannot be written to says so to calls; it is not for us to judge.
+    async fn beat(&mut self, link: &Arc<Link>) -> Result<(), Unlinked> {
+        let names = &self.shared.names;
+        let keys = [names.plain("beat"), names.plain("epoch")];
+        match evaluate(&link.control, &SCRIPTS.beat, &keys, &[]).await {
+            Ok(value) => {
+                let (_, now_ms, rest) = numbers(&value).map_err(|_| Failure::Malformed)?;
+                let epoch = rest.first().and_then(text).and_then(|line| line.split(' ').next());
+                if epoch != Some(&link.epoch) {
+                    return Err(Unlinked::NotReady);
+                }
+                self.known.beat_ms = now_ms;
+                Ok(())
+            }
+            Err(Failure::Refused(_)) => Ok(()),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    /// Makes the epoch, takes it over, or says that it is not the one we knew.
+    async fn open(&mut self, control: &Connection, fenced: bool) -> Result<Opened, Unlinked> {
+        let shared = Arc::clone(&self.shared);
+        let covers_ms = shared.journal().covers_ms();
+        let oldest_ms = if fenced { covers_ms.min(SPAN_MS).saturating_sub(BEAT_SLACK_MS).max(1) } else { 0 };
+        let fence_ms = if fenced { millis(shared.settings.fence) } else { 0 };
+        let word = hex(&random::<8>()?);
+        let ours = match (&shared.secret, &*self.known.secret) {
+            (Some(file), _) => file.mark.clone(),
+            (None, "") => hex(&random::<32>()?),
+            (None, known) => known.to_owned(),
+        };
+        let names = &shared.names;
+        let keys = [names.plain("epoch"), names.plain("secret"), names.plain("accepted"), names.plain("beat")];
+        let arguments = [
+            word,
+            self.known.epoch.clone(),
+            ours,
+            fence_ms.to_string(),
+            self.known.beat_ms.to_string(),
+            oldest_ms.to_string(),
+            millis(shared.settings.fence).to_string(),
+        ];
+        let asked = Instant::now();
+        let value = evaluate(control, &SCRIPTS.open, &keys, &arguments).await?;
+        let (status, now_ms, rest) = numbers(&value).map_err(|_| Failure::Malformed)?;
+        shared.learn_time(now_ms.saturating_add(millis(asked.elapsed()) / 2));
+        let [line, secret] = rest else { return Err(Failure::Malformed.into()) };
+        let epoch = text(line).and_then(|line| line.split(' ').next()).ok_or(Failure::Malformed)?.to_owned();
+        let secret = text(secret).ok_or(Failure::Malformed)?;
+        self.take_secret(secret)?;
+        let status = match status {
+            1 => Status::AsKnown,
+            0 | 2 => Status::New,
+            3 => Status::Lost,
+            _ => return Err(Failure::Malformed.into()),
+        };
+        if status == Status::Lost {
+            tracing::error!(
+                "Counts of the quota store were lost. Limits deny until the windows that are concerned have passed; \
+                 limits without a window deny until the loss is accepted."
+            );
+            (shared.observer)(Event::CountsLost);
+        }
+        // From now on this is the data that we know: if the next step fails, the loss has been told all the same.
+        self.known.epoch.clone_from(&epoch);
+        Ok(Opened { epoch, status })
+    }
+
+    /// Names of counters come from the secret; other replicas must have the same.
+    fn take_secret(&mut self, secret: &str) -> Result<(), Unlinked> {
+        if let Some(file) = &self.shared.secret {
+            return if secret == file.mark { Ok(()) } else { Err(Unlinked::OtherSecret) };
+        }
+        if self.known.secret != secret {
+            let bytes = unhex(secret).ok_or(Unlinked::OtherSecret)?;
+            self.shared.keys.store(Arc::new(Keys::derive(&bytes)));
+            secret.clone_into(&mut self.known.secret);
+        }
+        Ok(())
+    }
+
+    /// Tells the master every booking that it may have missed.
+    async fn replay(&self, control: &Connection, epoch: &str, fenced: bool) -> Result<(), Unlinked> {
+        let keys = self.shared.keys.load_full();
+        let entries = self.shared.journal().holds(&keys);
+        let head = Head { names: &self.shared.names, epoch, node: "" };
+        let mut fenced_at = Instant::now();
+        for batch in entries.chunks(BATCH) {
+            if fenced && fenced_at.elapsed() > self.shared.settings.fence / 2 {
+                fenced_at = Instant::now();
+                self.fence_again(control, epoch).await?;
+            }
+            tell(control, &head, batch).await?;
+        }
+        if !entries.is_empty() {
+            tracing::info!(
+                bookings = entries.len(),
+                "Bookings of the last seconds were told to the quota store again."
+            );
+        }
+        Ok(())
+    }
+
+    /// Others must not be let in before we have told everything.
+    async fn fence_again(&self, control: &Connection, epoch: &str) -> Result<(), Unlinked> {
+        let names = &self.shared.names;
+        let keys = [names.plain("epoch"), names.plain("secret"), names.plain("accepted"), names.plain("beat")];
+        let secret = self.shared.secret.as_ref().map_or(&self.known.secret, |file| &file.mark).clone();
+        let fence_ms = millis(self.shared.settings.fence).to_string();
+        let zero = || "0".to_owned();
+        let arguments = ["-".to_owned(), epoch.to_owned(), secret, fence_ms, zero(), zero(), zero()];
+        evaluate(control, &SCRIPTS.open, &keys, &arguments).await?;
+        Ok(())
+    }
+
+    /// Counts calls that were let go while the store was away.
+    async fn count_unmetered(&self, link: &Arc<Link>) {
+        let keys = self.shared.keys.load_full();
+        loop {
+            let taken = self.shared.journal().take_unmetered(BATCH);
+            if taken.is_empty() {
+                return;
+            }
+            let all = taken.len();
+            let known: Vec<Entry> = taken.into_iter().filter(|entry| Arc::ptr_eq(&entry.keys, &keys)).collect();
+            let lost = all.saturating_sub(known.len());
+            if lost > 0 {
+                (self.shared.observer)(Event::Uncounted(u64::try_from(lost).unwrap_or(u64::MAX)));
+            }
+            if tell(link.connection(Lane::Control), &link.head(), &known).await.is_err() {
+                self.shared.journal().put_back(known);
+                return;
+            }
+        }
+    }
+}
+
+struct Opened {
+    epoch: String,
+    status: Status,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Status {
+    AsKnown,
+    Lost,
+    New,
+}
+
+/// Tells bookings in one go. Telling one twice changes nothing.
+async fn tell(connection: &Connection, head: &Head<'_>, entries: &[Entry]) -> Result<(), Failure> {
+    let mut form = Form::Sha;
+    loop {
+        let mut pipeline = redis::pipe();
+        for (index, entry) in entries.iter().enumerate() {
+            // The server knows the script from the first one on.
+            let form = if index == 0 { form } else { Form::Sha };
+            let settled = entry.settled.as_deref();
+            pipeline.add_command(head.replay(form, &entry.booking, entry.hold, entry.since_ms, settled));
+        }
+        if pipeline.is_empty() {
+            return Ok(());
+        }
+        let answers = connection.ask_all(&pipeline, until()).await?;
+        let mut unknown = false;
+        for answer in answers {
+            match answer {
+                Ok(value) => match numbers(&value) {
+                    Ok((0 | 1, ..)) => {}
+                    Ok(_) => return Err(Failure::Disconnected),
+                    Err(_) => return Err(Failure::Malformed),
+                },
+                Err(Failure::NoScript) => unknown = true,
+                // A booking that no master takes must not keep us from the others for ever.
+                Err(Failure::Refused(code)) if code == "BADARG" => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        match (unknown, form) {
+            (false, _) => return Ok(()),
+            (true, Form::Sha) => form = Form::Text,
+            // Somebody empties the cache of scripts again and again.
+            (true, Form::Text) => return Err(Failure::NoScript),
+        }
+    }
+}
+
+/// Runs a script that no call waits for.
+pub(super) async fn evaluate(
+    connection: &Connection,
+    script: &Script,
+    keys: &[String],
+    arguments: &[String],
+) -> Result<Value, Failure> {
+    let command = |form| {
+        let mut command = script.command(form, keys.len());
+        command.arg(keys).arg(arguments);
+        command
+    };
+    match connection.ask(&command(Form::Sha), until()).await {
+        Err(Failure::NoScript) => connection.ask(&command(Form::Text), until()).await,
+        answer => answer,
+    }
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Failure> {
+    crate::quota::random_bytes().map_err(|_| Failure::Disconnected)
+}
+
+fn jitter(most: Duration) -> Duration {
+    let [byte] = random::<1>().unwrap_or([128]);
+    most.saturating_mul(u32::from(byte)).checked_div(255).unwrap_or(most)
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(super) fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0_u8; 32];
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if pairs.len() != bytes.len() || !rest.is_empty() {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(pairs) {
+        let pair = std::str::from_utf8(pair).ok()?;
+        *byte = u8::from_str_radix(pair, 16).ok().filter(|_| pair.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    }
+    Some(bytes)
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
