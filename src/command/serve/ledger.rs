@@ -24,7 +24,7 @@ use crate::{
         OnLeak,
         any::AnyLedger,
         embedded::{self, EmbeddedLedger, LOG_BYTES_MAX},
-        leaks::{Leak, OnSettled, LeakSettler},
+        leaks::{Leak, LeakSettler, OnSettled},
         redis::{Event, Observer, Outage, RedisLedger, Settings},
     },
     snapshot::Snapshot,

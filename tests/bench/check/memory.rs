@@ -117,7 +117,8 @@ impl Bench {
             for _ in 0..BATCHES {
                 let begun = cpu_ns()?;
                 for _ in 0..CALLS {
-                    let held = quota::reserve(&ledger, self.id(), &charges, HOLD, deadline, Arc::clone(&on_leak)).await?;
+                    let held =
+                        quota::reserve(&ledger, self.id(), &charges, HOLD, deadline, Arc::clone(&on_leak)).await?;
                     if let Reserve::Reserved(held) = held {
                         black_box(held.into_ticket());
                     }
