@@ -15,6 +15,8 @@ use crate::text::push_json_string;
 mod run;
 mod store;
 
+pub use store::Counters;
+
 /// Bytes of a case file.
 pub const CASES_BYTES_MAX: usize = 8 * 1024 * 1024;
 const CASES_NODES_MAX: usize = 1_000_000;
@@ -90,11 +92,24 @@ pub fn run(
     reading: Reading,
     load: &mut dyn FnMut(&str) -> Result<Loaded, String>,
 ) -> Result<Results, Vec<Defect>> {
+    run_on(cases, reading, load, &mut store::unbounded())
+}
+
+/// The same with the counters of another engine.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_on(
+    cases: &CaseFile<'_>,
+    reading: Reading,
+    load: &mut dyn FnMut(&str) -> Result<Loaded, String>,
+    counters: &mut dyn Counters,
+) -> Result<Results, Vec<Defect>> {
     let limits = Limits { bytes_max: CASES_BYTES_MAX, depth_max: CASES_DEPTH_MAX, nodes_max: CASES_NODES_MAX };
     let report = Report::read_within(cases.file, cases.bytes, cases.format, limits);
     let mut results = Results::default();
     if let Some(root) = report.root() {
-        run::File { reading, load, results: &mut results }.run(&root);
+        run::File { reading, load, counters, results: &mut results }.run(&root);
     }
     let (defects, _) = report.finish();
     if defects.is_empty() { Ok(results) } else { Err(defects) }

@@ -8,6 +8,8 @@
 #[cfg(test)]
 mod books;
 #[cfg(test)]
+mod cases;
+#[cfg(test)]
 mod differential;
 #[cfg(test)]
 mod directed;

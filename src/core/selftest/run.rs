@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::store::{End, Held, Store};
+use super::store::{Counters, End, Held, Store};
 use super::{Expected, Failure, Loaded, MirroredHeaders, Reading, Results, fields, items, json_text, read_expected};
 use crate::answer::{self, Asked, Context};
 use crate::decision::{Decision, Denial, Reason, Rule};
@@ -22,6 +22,7 @@ const TIMES_MAX: u64 = 1_000;
 pub(super) struct File<'r> {
     pub(super) reading: Reading,
     pub(super) load: &'r mut dyn FnMut(&str) -> Result<Loaded, String>,
+    pub(super) counters: &'r mut dyn Counters,
     pub(super) results: &'r mut Results,
 }
 
@@ -119,7 +120,7 @@ impl File<'_> {
         let id = keys.required("id").and_then(|id| id.non_empty());
         let call = Call::read(&keys, 0);
         let (Some(id), Some(call), Some(expected)) = (id, call, read_expected(&keys, self.reading)) else { return };
-        let outcome = call.run(policy, &mut Store::default());
+        let outcome = call.run(policy, &mut Store::new(self.counters));
         self.compare(id.to_owned(), &expected, &outcome, &call);
     }
 
@@ -127,7 +128,7 @@ impl File<'_> {
         let Some(keys) = fields(cursor, &["id", "steps"]) else { return };
         let id = keys.required("id").and_then(|id| id.non_empty()).unwrap_or_default();
         let steps = keys.required("steps").and_then(|steps| steps.items()).unwrap_or_default();
-        let (mut store, mut now_ms) = (Store::default(), 0);
+        let (mut store, mut now_ms, mut done) = (Store::new(self.counters), 0, Vec::new());
         for (index, step) in steps.iter().enumerate() {
             let known = ["request", "call", "times", "identity", "server", "at", "upstream", "expect", "expect_compat"];
             let Some(keys) = fields(step, &known) else { continue };
@@ -139,6 +140,7 @@ impl File<'_> {
             };
             now_ms = call.at_ms;
             let times = keys.optional("times").map_or(Some(1), |cursor| cursor.u64_in(&(1..=TIMES_MAX)));
+            let mut outcomes = Vec::new();
             for _ in 0..times.unwrap_or(0) {
                 let outcome = call.run(policy, &mut store);
                 if let Ok(held) = &outcome.verdict {
@@ -149,8 +151,12 @@ impl File<'_> {
                         Upstream::FailedAt(at_ms) => store.end_at(at_ms, held.clone(), End::Failure),
                     }
                 }
-                self.compare(format!("{id} step {}", index.saturating_add(1)), &expected, &outcome, &call);
+                outcomes.push(outcome);
             }
+            done.push((format!("{id} step {}", index.saturating_add(1)), expected, outcomes, call));
+        }
+        for (id, expected, outcomes, call) in &done {
+            outcomes.iter().for_each(|outcome| self.compare(id.clone(), expected, outcome, call));
         }
     }
 
@@ -275,7 +281,7 @@ impl Call {
         Some(Self { body: body?, who: who?, server: server?.to_owned(), at_ms: at_ms? })
     }
 
-    fn run(&self, policy: Option<&Policy>, store: &mut Store) -> Outcome {
+    fn run(&self, policy: Option<&Policy>, store: &mut Store<'_>) -> Outcome {
         let document = match Document::parse(self.body.as_bytes(), Limits::default()) {
             Ok(document) => document,
             Err(error) => return Outcome::refused(error.defect.reason()),

@@ -1,4 +1,4 @@
-//! The counters of one sequence: the very machine that serves, on the clock of the sequence.
+//! The counters of one case or sequence, on its clock: those of the machine that serves, or of another engine.
 
 use std::sync::Arc;
 
@@ -7,16 +7,53 @@ use sha2::Digest as _;
 use crate::decision::{Denial, Reason};
 use crate::ledger::ask::{Names, ask, over_limit};
 use crate::ledger::machine::{Bounds, Full, Head, Machine};
-use crate::ledger::{Attempt, Code, CounterId, Finish, Line, Speaker};
+use crate::ledger::{Attempt, Code, CounterId, Finish, Finished, Line, Reply, Speaker};
 use crate::quota::{Charge, CounterKey, Fingerprint};
 
 /// Longer than any sequence: what a case wants to run out, it ends itself.
 const HOLD_MS: u64 = 365 * 86_400_000;
 
-/// Counters and the calls that will be taken back.
+/// Counters of some engine, on the clock of the cases.
+pub trait Counters: std::fmt::Debug {
+    /// Forgets everything: the next case begins.
+    fn clear(&mut self);
+
+    /// Holds every line or none.
+    ///
+    /// # Errors
+    /// The engine could not answer; the case fails.
+    fn reserve(&mut self, head: &Head<'_>, lines: &[Line], now_us: u64) -> Result<Reply, Full>;
+
+    /// Rolls back or settles.
+    ///
+    /// # Errors
+    /// The engine could not answer.
+    fn finish(&mut self, head: &Head<'_>, lines: &[Line], how: &Finish, now_us: u64) -> Result<Finished, Full>;
+}
+
+impl Counters for Machine {
+    fn clear(&mut self) {
+        *self = unbounded();
+    }
+
+    fn reserve(&mut self, head: &Head<'_>, lines: &[Line], now_us: u64) -> Result<Reply, Full> {
+        self.reserve(head, lines, now_us, || Ok(()))
+    }
+
+    fn finish(&mut self, head: &Head<'_>, lines: &[Line], how: &Finish, now_us: u64) -> Result<Finished, Full> {
+        self.finish(head, lines, how, now_us, || Ok(()))
+    }
+}
+
+/// The machine that serves, without bounds: a case has few counters.
+pub(super) fn unbounded() -> Machine {
+    Machine::new(Bounds { counters_max: usize::MAX, reservations_max: usize::MAX })
+}
+
+/// The counters of one case or sequence, and the calls that will end later.
 #[derive(Debug)]
-pub(super) struct Store {
-    machine: Machine,
+pub(super) struct Store<'c> {
+    counters: &'c mut dyn Counters,
     next: u64,
     pending: Vec<(u64, Held, End)>,
 }
@@ -37,14 +74,13 @@ pub(super) struct Held {
     lines: Arc<[Line]>,
 }
 
-impl Default for Store {
-    fn default() -> Self {
-        let bounds = Bounds { counters_max: usize::MAX, reservations_max: usize::MAX };
-        Self { machine: Machine::new(bounds), next: 0, pending: Vec::new() }
+impl<'c> Store<'c> {
+    /// Empty ones.
+    pub(super) fn new(counters: &'c mut dyn Counters) -> Self {
+        counters.clear();
+        Self { counters, next: 0, pending: Vec::new() }
     }
-}
 
-impl Store {
     /// Holds every charge or none; the first that does not fit answers.
     pub(super) fn reserve(&mut self, charges: &[Charge], now_ms: u64) -> Result<Held, Denial> {
         self.settle(now_ms);
@@ -52,7 +88,7 @@ impl Store {
         let internal = || Denial::built_in(Reason::Internal);
         let question = ask(charges, &PlainNames, now_ms).map_err(|_| internal())?;
         let held = Held { id: self.next.to_string(), lines: question.lines.into() };
-        let reply = self.machine.reserve(&head(&held), &held.lines, now_ms.saturating_mul(1_000), || Ok::<_, Full>(()));
+        let reply = self.counters.reserve(&head(&held), &held.lines, now_ms.saturating_mul(1_000));
         let reply = reply.map_err(|_| internal())?;
         match reply.code {
             Code::Held => return Ok(held),
@@ -79,9 +115,8 @@ impl Store {
             End::Answer => Finish::Settle(held.lines.iter().map(|line| line.amount).collect()),
             End::Failure => Finish::RollBack(Speaker::Stream),
         };
-        let done =
-            self.machine.finish(&head(held), &held.lines, &how, now_ms.saturating_mul(1_000), || Ok::<_, Full>(()));
-        debug_assert!(done.is_ok(), "the machine has no bounds here");
+        let done = self.counters.finish(&head(held), &held.lines, &how, now_ms.saturating_mul(1_000));
+        debug_assert!(done.is_ok(), "counters of cases have no bounds");
     }
 
     /// Notes that a call will have ended at that time.
