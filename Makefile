@@ -6,11 +6,11 @@ test:
 	tests/run.sh
 
 demo:
-	tests/demo/run.sh $(if $(STAY),--stay)
+	tests/demo/run.sh $(if $(REDIS),--redis,$(if $(STAY),--stay))
 
 # Each target for SECONDS, on stable Rust.
 fuzz:
-	for target in check evaluate headers parse policy; do tests/fuzz/run.sh $$target $(or $(SECONDS),60) || exit 1; done
+	for target in check evaluate headers parse policy settle; do tests/fuzz/run.sh $$target $(or $(SECONDS),60) || exit 1; done
 
 bench:
 	cargo bench --bench check

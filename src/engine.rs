@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use mcp_authz_core::{
     decision::{Decision, Denial, Reason},
     judge::judge,
+    ledger::ask::OverLimit,
     mcp::Message,
     policy::{Policy, no_policy},
     principal::Principal,
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::{
     credential::Credential,
-    quota::{self, Ledger, LedgerError, OnLeak, OverLimit, Reservation, ReservationId, Reserve, Ticket},
+    quota::{self, Keys, Ledger, LedgerError, OnLeak, Reservation, ReservationId, Reserve, Ticket},
     telemetry::metrics::{Metrics, QuotaOutcome, ReservationOutcome},
 };
 
@@ -57,12 +58,13 @@ impl<L: Ledger> fmt::Debug for Engine<L> {
 /// ```compile_fail,E0451
 /// # use mcp_authz::{engine::Permit, quota::Ledger, credential::Credential};
 /// fn forge<'s, L: Ledger>(credential: &'s Credential) -> Permit<'s, L> {
-///     Permit { reservation: None, credential }
+///     Permit { reservation: None, is_unmetered: false, credential }
 /// }
 /// ```
 #[must_use = "a permit owns a reservation"]
 pub struct Permit<'s, L: Ledger> {
     reservation: Option<Reservation<L>>,
+    is_unmetered: bool,
     credential: &'s Credential,
 }
 
@@ -73,10 +75,22 @@ impl<L: Ledger> fmt::Debug for Permit<'_, L> {
 }
 
 impl<'s, L: Ledger> Permit<'s, L> {
-    /// Takes the permit apart at the last moment before the answer is written. Until then a dropped permit, because the caller
-    /// hung up, gives its units back; from now on they count as spent unless whoever sees the response finishes the ticket.
-    pub fn hand_over(self) -> (&'s Credential, Option<Ticket>) {
-        (self.credential, self.reservation.and_then(Reservation::into_ticket))
+    /// What is held, for the settle token. `None` for calls that cost nothing, and for those that go uncounted.
+    #[must_use]
+    pub fn ticket(&self) -> Option<&Ticket> {
+        self.reservation.as_ref().and_then(Reservation::ticket)
+    }
+
+    /// Whether the call goes although its quotas could not be counted.
+    #[must_use]
+    pub const fn is_unmetered(&self) -> bool {
+        self.is_unmetered
+    }
+
+    /// Takes the permit apart when the answer is written. The reservation goes with the answer: until the connection has taken
+    /// that over, a drop gives the units back; from then on they count as spent unless whoever sees the response settles them.
+    pub fn hand_over(self) -> (&'s Credential, Option<Reservation<L>>) {
+        (self.credential, self.reservation)
     }
 }
 
@@ -101,27 +115,37 @@ impl<L: Ledger> Engine<L> {
             Decision::Deny(denial) => return Err(denial),
             Decision::Proceed(charges) => charges,
         };
-        let reservation = if charges.is_empty() { None } else { self.reserve(case, &charges).await? };
-        Ok(Permit { reservation, credential })
+        let held = if charges.is_empty() { Held::Nothing } else { self.reserve(case, &charges).await? };
+        Ok(match held {
+            Held::Nothing => Permit { reservation: None, is_unmetered: false, credential },
+            Held::Units(reservation) => Permit { reservation: Some(reservation), is_unmetered: false, credential },
+            Held::Unmetered => Permit { reservation: None, is_unmetered: true, credential },
+        })
     }
 
-    async fn reserve(&self, case: &Case<'_>, charges: &[Charge]) -> Result<Option<Reservation<L>>, Denial> {
+    /// The keys under which the ledger knows counters, for settle tokens.
+    #[must_use]
+    pub fn keys(&self) -> Arc<Keys> {
+        self.ledger.keys()
+    }
+
+    async fn reserve(&self, case: &Case<'_>, charges: &[Charge]) -> Result<Held<L>, Denial> {
         let id = ReservationId::from_envoy(case.stream_id).map_err(|error| unavailable(&error))?;
         let reserve = quota::reserve(&self.ledger, id, charges, self.hold, case.deadline, Arc::clone(&self.on_leak));
         let (outcome, answer) = match tokio::time::timeout_at(case.deadline, reserve).await {
             Err(_) => (ReservationOutcome::Unavailable, Err(Denial::built_in(Reason::Deadline))),
             Ok(Err(error)) => (ReservationOutcome::Unavailable, Err(unavailable(&error))),
-            Ok(Ok(Reserve::Free)) => return Ok(None),
+            Ok(Ok(Reserve::Free)) => return Ok(Held::Nothing),
             Ok(Ok(Reserve::Reserved(reservation))) => {
                 if let Some(ticket) = reservation.ticket() {
                     self.metrics.quota_of(ticket, QuotaOutcome::Held);
                 }
-                (ReservationOutcome::Reserved, Ok(Some(reservation)))
+                (ReservationOutcome::Reserved, Ok(Held::Units(reservation)))
             }
             Ok(Ok(Reserve::Unmetered(error))) => {
                 tracing::warn!(%error, "The ledger could not answer; the call goes uncounted, as its limits say.");
                 charges.iter().for_each(|charge| self.count(charge, QuotaOutcome::Unmetered));
-                (ReservationOutcome::Unmetered, Ok(None))
+                (ReservationOutcome::Unmetered, Ok(Held::Unmetered))
             }
             Ok(Ok(Reserve::OverLimit(over))) => {
                 charges.iter().filter(|c| c.mode == Mode::Attempt).for_each(|c| self.count(c, QuotaOutcome::Held));
@@ -167,9 +191,29 @@ fn decide(case: &Case<'_>) -> Decision {
     }
 }
 
+/// What a call holds.
+enum Held<L: Ledger> {
+    Nothing,
+    Units(Reservation<L>),
+    Unmetered,
+}
+
 fn unavailable(error: &LedgerError) -> Denial {
     tracing::warn!(%error, "The ledger could not answer; the call is denied.");
-    Denial { retry_after_ms: error.retry_after_ms(), ..Denial::built_in(Reason::LedgerUnavailable) }
+    let text = match error {
+        LedgerError::Conflict | LedgerError::RolledBack | LedgerError::Settled => {
+            "The gateway sent this request to the policy service more than once, and an earlier one was given up. Send it again."
+        }
+        LedgerError::Fenced { .. } => {
+            "The quota store has failed over, and its counts are being restored. Try again in a moment."
+        }
+        LedgerError::Full { .. } => "The quota store is full. Ask the operator to raise its limits.",
+        LedgerError::Lost { .. } => {
+            "The quota store has lost the counts of this limit. Wait, or ask the operator to accept the loss."
+        }
+        LedgerError::Refused(_) | LedgerError::Unknown(_) => Reason::LedgerUnavailable.advice(),
+    };
+    Denial { retry_after_ms: error.retry_after_ms(), ..Denial::with_message(Reason::LedgerUnavailable, text) }
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@
 
 #[path = "readme/guide.rs"]
 mod guide;
+#[path = "readme/operators.rs"]
+mod operators;
 #[path = "readme/quotas.rs"]
 mod quotas;
 #[path = "readme/samples.rs"]
@@ -35,10 +37,11 @@ fn root() -> &'static Path {
 
 /// Every fenced block in order.
 fn blocks() -> Vec<Block> {
-    blocks_in(README)
+    blocks_of(README)
 }
 
-fn blocks_in(page: &'static str) -> Vec<Block> {
+/// Every fenced block of a page in order.
+fn blocks_of(page: &'static str) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut lines = page.lines();
     while let Some(line) = lines.next() {

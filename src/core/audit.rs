@@ -1,7 +1,10 @@
-//! The audit record: one JSON line per decision, argument keys only, never a value or a token.
+//! The audit records: one JSON line per decision, argument keys only, never a value or a token; and one per settlement that
+//! changed a count or left a doubt.
 
 use crate::decision::Reason;
 use crate::json::Value;
+use crate::ledger::Line;
+use crate::settle::Facts;
 use crate::text::{push_json_string_cut, push_number, push_padded};
 
 mod operator;
@@ -46,6 +49,8 @@ pub struct Record<'a> {
     pub request_id: Option<&'a str>,
     /// Envoy's own id of the stream.
     pub stream_id: Option<&'a str>,
+    /// Let go although its quotas could not be counted.
+    pub is_unmetered: bool,
     /// Microseconds from receipt to decision.
     pub latency_us: u64,
 }
@@ -72,6 +77,7 @@ impl Record<'_> {
         self.write_keys(out);
         text(out, "request_id", self.request_id);
         text(out, "stream_id", self.stream_id);
+        text(out, "quota", self.is_unmetered.then_some("unmetered"));
         out.push_str(",\"latency_us\":");
         push_number(out, self.latency_us);
         out.push('}');
@@ -93,6 +99,70 @@ impl Record<'_> {
             out.push_str(",\"arg_keys_total\":");
             push_number(out, u64::try_from(keys.len()).unwrap_or(u64::MAX));
         }
+    }
+}
+
+/// What became of a reservation after its call had ended. Names no caller: the decision's record does, under the same id.
+#[derive(Clone, Copy, Debug)]
+pub struct Settlement<'a> {
+    /// Unix milliseconds.
+    pub time_ms: u64,
+    /// From the closed set of the metrics.
+    pub outcome: &'static str,
+    /// What Envoy said; `None` where its word could not be taken.
+    pub facts: Option<Facts>,
+    /// Name of the reservation; `stream_id` of the decision, unless Envoy gave none.
+    pub reservation: Option<&'a str>,
+    /// First bytes of the digest of the policy that decided; zeros for none.
+    pub policy: Option<[u8; 8]>,
+    /// Unix milliseconds of the decision.
+    pub issued_ms: Option<u64>,
+    /// What was held.
+    pub lines: &'a [Line],
+}
+
+impl Settlement<'_> {
+    /// Appends the record as one line, without a line feed.
+    pub fn write(&self, out: &mut String) {
+        out.push_str("{\"time\":\"");
+        push_time(out, self.time_ms);
+        out.push_str("\",\"event\":\"settlement\",\"outcome\":\"");
+        out.push_str(self.outcome);
+        out.push('"');
+        if let Some(facts) = self.facts {
+            text(out, "fate", Some(facts.fate.name()));
+            out.push_str(",\"attempts\":");
+            push_number(out, u64::from(facts.attempts));
+        }
+        text(out, "reservation", self.reservation);
+        if let Some(policy) = self.policy.filter(|policy| *policy != [0; 8]) {
+            out.push_str(",\"policy_digest\":\"sha256:");
+            for byte in policy {
+                push_hex(out, byte);
+            }
+            out.push('"');
+        }
+        if let Some(issued_ms) = self.issued_ms {
+            out.push_str(",\"age_ms\":");
+            push_number(out, self.time_ms.saturating_sub(issued_ms));
+        }
+        if !self.lines.is_empty() {
+            out.push_str(",\"counters\":[");
+            for (at, line) in self.lines.iter().enumerate() {
+                if at > 0 {
+                    out.push(',');
+                }
+                push_json_string_cut(out, &line.label, NAME_BYTES_MAX);
+            }
+            out.push(']');
+        }
+        out.push('}');
+    }
+}
+
+fn push_hex(out: &mut String, byte: u8) {
+    for digit in [byte >> 4, byte & 0xf] {
+        out.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
     }
 }
 
@@ -153,6 +223,7 @@ mod tests {
         arguments: None,
         request_id: None,
         stream_id: None,
+        is_unmetered: false,
         latency_us: 10,
     };
 
@@ -197,6 +268,58 @@ mod tests {
             assert!(listed.iter().all(|key| key.as_str().unwrap().len() <= KEY_BYTES_MAX + "…".len()));
             assert_eq!(parsed["arg_keys_total"].as_u64(), total);
         }
+    }
+
+    #[test]
+    fn a_call_that_was_not_counted_says_so() {
+        assert!(written(&Record { is_unmetered: true, ..EMPTY }).contains(r#","quota":"unmetered","#));
+        assert!(!written(&EMPTY).contains("quota"));
+    }
+
+    #[test]
+    fn a_settlement_names_its_reservation_and_nobody() {
+        use crate::{ledger::CounterId, ledger::Span, quota::Mode, settle::Fate};
+        let line = Line {
+            counter: CounterId(7),
+            label: "deletions:hour-utc".into(),
+            span: Span::Lifetime { idle_ms: 0 },
+            mode: Mode::Consume,
+            amount: 1,
+            max: 5,
+            strict: true,
+            release: false,
+        };
+        let mut settlement = Settlement {
+            time_ms: 1_781_604_300_007,
+            outcome: "refunded",
+            facts: Some(Facts { fate: Fate::NotSent, attempts: 1 }),
+            reservation: Some("9264854546074171864"),
+            policy: Some([0x0a, 0xff, 0, 1, 2, 3, 4, 5]),
+            issued_ms: Some(1_781_604_300_000),
+            lines: &[line.clone(), line],
+        };
+        let mut out = String::new();
+        settlement.write(&mut out);
+        assert_eq!(
+            out,
+            concat!(
+                r#"{"time":"2026-06-16T10:05:00.007Z","event":"settlement","outcome":"refunded","fate":"not_sent","attempts":1,"#,
+                r#""reservation":"9264854546074171864","policy_digest":"sha256:0aff000102030405","age_ms":7,"#,
+                r#""counters":["deletions:hour-utc","deletions:hour-utc"]}"#
+            )
+        );
+        settlement = Settlement {
+            facts: None,
+            reservation: None,
+            policy: None,
+            issued_ms: None,
+            lines: &[],
+            outcome: "forged",
+            ..settlement
+        };
+        out.clear();
+        settlement.write(&mut out);
+        assert_eq!(out, r#"{"time":"2026-06-16T10:05:00.007Z","event":"settlement","outcome":"forged"}"#);
     }
 
     proptest! {

@@ -28,20 +28,21 @@ use mcp_authz_core::{
 use tokio::time::Instant;
 
 use super::{
-    respond,
-    server::{CallMeta, Check},
-    wire::{CheckRequest, CheckResponse, HttpRequest, Struct},
+    logged, respond,
+    server::{Answered, CallMeta, Check, Owed},
+    wire::{CheckRequest, HttpRequest, Struct, log::LogEntry},
 };
 use crate::{
     clock::Clock,
     credential::HeaderNames,
     engine::{Case, Engine, Permit},
-    quota::Ledger,
+    quota::{Ledger, Reservation, token::Token},
+    settle::Settlements,
     snapshot::{BoundServer, Caller, Snapshot},
     state::State,
     telemetry::{
         audit::AuditSink,
-        metrics::{ErrorKind, Metrics, UNKNOWN_SERVER, Verdict},
+        metrics::{ErrorKind, Metrics, SettlementOutcome, UNKNOWN_SERVER, Verdict},
     },
 };
 
@@ -96,6 +97,7 @@ pub struct Adapter<L: Ledger> {
     metrics: Metrics,
     audit: Arc<AuditSink>,
     settings: LiveSettings,
+    settlements: Settlements,
     in_flight: AtomicUsize,
     warned_of_lossy_body: AtomicBool,
 }
@@ -160,7 +162,7 @@ impl Drop for Place<'_> {
 }
 
 impl<L: Ledger> Check for Adapter<L> {
-    async fn check(&self, request: CheckRequest, meta: CallMeta) -> CheckResponse {
+    async fn check(&self, request: CheckRequest, meta: CallMeta) -> Answered {
         let snapshot = self.state.snapshot();
         let now_ms = self.clock.now_ms();
         let settings = self.settings.now();
@@ -170,7 +172,25 @@ impl<L: Ledger> Check for Adapter<L> {
         let _counted = self.metrics.check_in_flight();
         let run = Run { adapter: self, snapshot: &snapshot, settings, now_ms, deadline };
         let outcome = run.decide(&request, &mut document, &mut trail).await;
-        run.finish(outcome, &request, &trail, meta.received).await
+        run.finish(outcome, &request, &trail, meta.received)
+    }
+
+    fn logged(&self, entry: &LogEntry) {
+        if let Some((token, seen)) = logged::seen(entry) {
+            self.settlements.offer(&token, seen);
+        }
+    }
+
+    fn log_lost(&self, entries: u64) {
+        self.settlements.lost(entries);
+    }
+}
+
+/// The reservation of a call on its way out with the answer.
+impl<L: Ledger> Owed for Reservation<L> {
+    fn sent(self: Box<Self>) {
+        // The token has all that the ticket says.
+        drop(self.into_ticket());
     }
 }
 
@@ -183,6 +203,7 @@ impl<L: Ledger> Adapter<L> {
         metrics: Metrics,
         audit: Arc<AuditSink>,
         settings: impl Into<LiveSettings>,
+        settlements: Settlements,
     ) -> Self {
         Self {
             engine,
@@ -191,6 +212,7 @@ impl<L: Ledger> Adapter<L> {
             metrics,
             audit,
             settings: settings.into(),
+            settlements,
             in_flight: AtomicUsize::new(0),
             warned_of_lossy_body: AtomicBool::new(false),
         }
@@ -315,28 +337,26 @@ impl<'a, L: Ledger> Run<'a, L> {
     }
 
     /// The one way out: answer, audit record, metrics.
-    async fn finish(
+    fn finish(
         &self,
         outcome: Result<Permit<'a, L>, Denial>,
         request: &CheckRequest,
         trail: &Trail<'_>,
         received: Instant,
-    ) -> CheckResponse {
+    ) -> Answered {
         let denial = match outcome {
             Err(denial) => denial,
             // The record comes before the permit is handed over: without it there is no call.
-            Ok(permit) => match self.record(trail, None, received) {
+            Ok(permit) => match self.record(trail, None, permit.is_unmetered(), received) {
                 Err(denial) => denial,
                 Ok(()) => {
                     self.count(trail, None, received);
-                    let (credential, _ticket) = permit.hand_over();
-                    let others = guarded_headers(request, self.snapshot.credential_headers());
-                    return respond::allow(credential, others, metadata(trail, None));
+                    return self.allow(permit, request, trail);
                 }
             },
         };
         // A refusal that cannot be recorded stays a refusal; the sink has counted the loss.
-        let denial = match self.record(trail, Some(&denial), received) {
+        let denial = match self.record(trail, Some(&denial), false, received) {
             Ok(()) => denial,
             Err(unrecorded) => unrecorded,
         };
@@ -351,10 +371,36 @@ impl<'a, L: Ledger> Run<'a, L> {
             requested_version: trail.requested_version,
             versions: trail.server.map_or(ProtocolVersion::ALL, |server| server.server.versions()),
         };
-        respond::deny(answer(&denial, &context), metadata(trail, Some(&denial)))
+        respond::deny(answer(&denial, &context), metadata(trail, Some(&denial))).into()
     }
 
-    fn record(&self, trail: &Trail<'_>, denial: Option<&Denial>, received: Instant) -> Result<(), Denial> {
+    /// The permit's answer, with the reservation on it until the connection has taken it over.
+    fn allow(&self, permit: Permit<'a, L>, request: &CheckRequest, trail: &Trail<'_>) -> Answered {
+        let mut metadata = metadata(trail, None);
+        if let Some(ticket) = permit.ticket() {
+            let token = Token::of(ticket, trail.policy().map(Policy::digest), self.now_ms);
+            match token.sign(&self.adapter.engine.keys()) {
+                Some(token) => metadata.push_text(logged::TOKEN_KEY, token),
+                // It will never be settled, which only means that it stays spent.
+                None => self.adapter.metrics.settlements(SettlementOutcome::Dropped, 1),
+            }
+        }
+        let (credential, reservation) = permit.hand_over();
+        let others = guarded_headers(request, self.snapshot.credential_headers());
+        let response = respond::allow(credential, others, metadata);
+        match reservation {
+            Some(reservation) => Answered::owing(response, reservation),
+            None => response.into(),
+        }
+    }
+
+    fn record(
+        &self,
+        trail: &Trail<'_>,
+        denial: Option<&Denial>,
+        is_unmetered: bool,
+        received: Instant,
+    ) -> Result<(), Denial> {
         let principal = trail.caller.map(|caller| caller.principal);
         let record = Record {
             time_ms: self.now_ms,
@@ -371,6 +417,7 @@ impl<'a, L: Ledger> Run<'a, L> {
             arguments: trail.arguments,
             request_id: trail.request_id,
             stream_id: trail.stream_id,
+            is_unmetered,
             latency_us: u64::try_from(received.elapsed().as_micros()).unwrap_or(u64::MAX),
         };
         let mut line = String::with_capacity(768);
@@ -429,14 +476,14 @@ fn classify(http: &HttpRequest, limits: HeaderLimits) -> Result<Headers<'_>, Rea
     Headers::classify(header_lines(http), repeats, limits)
 }
 
-/// Headers that the client sent and that must not pass: those of our own name space, and those that some server takes for
-/// a credential.
+/// Headers that the client sent and that must not pass: those of our own name space, those that some server takes for a
+/// credential, and those that steer Envoy.
 fn guarded_headers<'a>(request: &'a CheckRequest, credentials: &'a HeaderNames) -> impl Iterator<Item = &'a str> {
     http_of(request)
         .into_iter()
         .flat_map(header_lines)
         .filter_map(|(name, _)| std::str::from_utf8(name).ok())
-        .filter(|name| name.starts_with(OWN_PREFIX) || credentials.hold(name))
+        .filter(|name| name.starts_with(OWN_PREFIX) || credentials.hold(name) || respond::STEERING.contains(name))
 }
 
 /// A page in a browser may have been made to call a server on the user's own machine or network (DNS rebinding).

@@ -27,6 +27,21 @@ pub(super) const ALWAYS_REMOVED: &[&str] = &[
     "x-envoy-auth-partial-body",
 ];
 
+/// Headers by which a caller could make Envoy send a call again, or give up waiting for it: both would falsify what a call
+/// counts. Envoy drops them from callers that it takes for external, and obeys them from others.
+pub(super) const STEERING: &[&str] = &[
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-max-retries",
+    "x-envoy-retriable-header-names",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-retry-on",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-alt-response",
+    "x-envoy-upstream-rq-timeout-ms",
+    "x-envoy-upstream-stream-duration-ms",
+];
+
 /// Lets the request pass with the server's credential in place of the caller's.
 ///
 /// `others` are further headers to remove: those of other servers' credentials and any of ours that the client sent.

@@ -22,12 +22,13 @@ pub use self::endpoint::{BindError, Endpoint, EndpointError};
 use self::endpoint::{Bound, SocketFile};
 use self::worker::{Pool, Shared};
 use crate::envoy::tls::{Refusal, Tls};
-use crate::envoy::wire::{self, CheckRequest, CheckResponse};
+use crate::envoy::wire::{self, CheckRequest, CheckResponse, log::LogEntry};
 
 mod accept;
 mod call;
 mod endpoint;
 mod grpc;
+mod messages;
 mod worker;
 
 /// More worker threads than this are never useful to one sidecar.
@@ -40,12 +41,58 @@ pub trait Check: Send + Sync + 'static {
     /// The future is dropped, at any `.await`, when Envoy gives up, when the deadline of the call passes, and when
     /// draining takes too long; what must happen regardless belongs into a destructor. A task that must outlive the
     /// call needs a runtime of its own: the worker's ends with the server.
-    fn check(&self, request: CheckRequest, meta: CallMeta) -> impl Future<Output = CheckResponse> + Send;
+    fn check(&self, request: CheckRequest, meta: CallMeta) -> impl Future<Output = Answered> + Send;
 
     /// The answer when [`Check::check`] panicked; must be a denial.
     fn panicked(&self) -> CheckResponse {
         CheckResponse::refused(500)
     }
+
+    /// Takes an entry of Envoy's access log; must not wait.
+    fn logged(&self, entry: &LogEntry) {
+        let _ = entry;
+    }
+
+    /// Told of entries that could not be read, or were more in one message than [`Settings::log_entries_max`].
+    fn log_lost(&self, entries: u64) {
+        let _ = entries;
+    }
+}
+
+/// An answer, and what has to be given up if it does not get as far as the connection.
+#[derive(Debug)]
+#[must_use = "whatever is owed is given up when this is dropped"]
+pub struct Answered {
+    pub(super) response: CheckResponse,
+    pub(super) owed: Option<Box<dyn Owed>>,
+}
+
+impl Answered {
+    /// An answer on whose way out something depends.
+    pub fn owing(response: CheckResponse, owed: impl Owed) -> Self {
+        Self { response, owed: Some(Box::new(owed)) }
+    }
+
+    /// The answer, as if the connection had taken it over.
+    pub fn sent(self) -> CheckResponse {
+        if let Some(owed) = self.owed {
+            owed.sent();
+        }
+        self.response
+    }
+}
+
+impl From<CheckResponse> for Answered {
+    fn from(response: CheckResponse) -> Self {
+        Self { response, owed: None }
+    }
+}
+
+/// Work that must be undone if an answer does not leave. It is undone by `drop`: when the caller has reset the stream before
+/// the first byte of the answer was written, no byte of it can have been read.
+pub trait Owed: fmt::Debug + Send + 'static {
+    /// The connection has taken the answer over. From now on nobody here can tell whether it arrives.
+    fn sent(self: Box<Self>);
 }
 
 /// What the transport knows about one call.
@@ -64,6 +111,12 @@ pub struct Settings {
     pub workers: NonZeroUsize,
     /// Longest CheckRequest in bytes: the longest body plus room for headers and metadata.
     pub message_bytes_max: usize,
+    /// Longest message of access logs in bytes. Envoy sends 16 KiB and what the last entry brings, unless told otherwise.
+    pub log_message_bytes_max: usize,
+    /// Entries of one message that are looked at.
+    pub log_entries_max: usize,
+    /// Streams of access logs at once; Envoy opens one for each of its workers.
+    pub log_streams_max: usize,
     /// Longest list of gRPC metadata in bytes.
     pub metadata_bytes_max: u32,
     /// Open connections per listener; more are closed at once.
@@ -82,6 +135,9 @@ impl Default for Settings {
         Self {
             workers: NonZeroUsize::new(cores.min(WORKERS_MAX)).unwrap_or(NonZeroUsize::MIN),
             message_bytes_max: 2 * 1024 * 1024,
+            log_message_bytes_max: 512 * 1024,
+            log_entries_max: 4096,
+            log_streams_max: 128,
             metadata_bytes_max: 64 * 1024,
             connections_max: 1024,
             handshake_timeout: Duration::from_secs(5),
@@ -108,6 +164,8 @@ pub enum Event {
     ConnectionSilent,
     /// A TLS handshake was refused.
     HandshakeRefused(Refusal),
+    /// There were too many streams of access logs.
+    LogStreamRefused,
 }
 
 /// Is told about every [`Event`]; must be quick.

@@ -11,16 +11,16 @@ use mcp_authz_core::{
     decision::PolicyDigest,
     ledger::{Attempt, CounterId, Line, Span},
     number::AMOUNT_MAX,
-    quota::{BUCKETS_MAX, CountOn, Fingerprint, LINES_MAX, Mode, RefundOn},
+    quota::{BUCKETS_MAX, CountOn, Fingerprint, LINES_MAX, Mode, RefundOn, Terms},
     settle::Promise,
 };
 
 use super::{Booking, Keys, ReservationId, Ticket, booking::mode_letter};
 
-/// Longest token that is written or read, in characters. 32 counters with labels of 100 characters fit.
+/// Longest token that is written or read, in characters. 32 counters with labels and names of 100 characters together fit.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
-/// Longest label of a line, in bytes; its text comes from the policy.
-pub const LABEL_BYTES_MAX: usize = 255;
+/// Longest label or name of a line, in bytes; their texts come from the policy.
+pub const NAME_BYTES_MAX: usize = 255;
 
 /// First byte of the format. Another version is another program's: during an upgrade its reservations stay as they are.
 const VERSION: u8 = 1;
@@ -34,8 +34,12 @@ pub struct Token {
     pub booking: Booking,
     /// When each line counts, in the order of the lines.
     pub promises: Box<[Promise]>,
+    /// Name of each line's counter, for metrics.
+    pub names: Box<[Arc<str>]>,
+    /// Id of the policy, for metrics.
+    pub policy: Arc<str>,
     /// First eight bytes of the digest of the policy that decided; zeros where there was none.
-    pub policy: [u8; 8],
+    pub policy_digest: [u8; 8],
     /// When it was issued, Unix ms.
     pub issued_ms: u64,
 }
@@ -58,14 +62,14 @@ impl Token {
     /// The token of an open reservation.
     #[must_use]
     pub fn of(ticket: &Ticket, policy: Option<&PolicyDigest>, issued_ms: u64) -> Self {
-        let promise = |terms: &Arc<mcp_authz_core::quota::Terms>| Promise {
-            count_on: terms.count_on,
-            refund_on: terms.refund_on,
-        };
+        let promise = |terms: &Arc<Terms>| Promise { count_on: terms.count_on, refund_on: terms.refund_on };
         Self {
             booking: Booking::clone(&ticket.booking),
             promises: ticket.terms.iter().map(promise).collect(),
-            policy: policy.map(digest_prefix).unwrap_or_default(),
+            names: ticket.terms.iter().map(|terms| Arc::clone(&terms.name)).collect(),
+            // A caller has one policy, so all terms of a call are of the same.
+            policy: ticket.terms.first().map(|terms| Arc::clone(&terms.policy)).unwrap_or_default(),
+            policy_digest: policy.map(digest_prefix).unwrap_or_default(),
             issued_ms,
         }
     }
@@ -75,17 +79,20 @@ impl Token {
     pub fn sign(&self, keys: &Keys) -> Option<String> {
         let mut out = Vec::with_capacity(64_usize.saturating_add(self.booking.lines.len().saturating_mul(64)));
         out.push(VERSION);
-        out.extend_from_slice(&self.policy);
+        out.extend_from_slice(&self.policy_digest);
+        text(&mut out, &self.policy)?;
         number(&mut out, self.issued_ms);
         text(&mut out, self.booking.id.as_str())?;
         out.extend_from_slice(&self.booking.attempt.0.to_be_bytes());
         out.extend_from_slice(&self.booking.digest.to_be_bytes());
-        if self.booking.lines.len() != self.promises.len() || self.booking.lines.len() > LINES_MAX {
+        let count = self.booking.lines.len();
+        if count != self.promises.len() || count != self.names.len() || count > LINES_MAX {
             return None;
         }
-        out.push(u8::try_from(self.booking.lines.len()).ok()?);
-        for (line, promise) in self.booking.lines.iter().zip(&self.promises) {
+        out.push(u8::try_from(count).ok()?);
+        for ((line, promise), name) in self.booking.lines.iter().zip(&self.promises).zip(&self.names) {
             push_line(&mut out, line, *promise)?;
+            text(&mut out, name)?;
         }
         let signature = keys.sign(&out);
         out.extend_from_slice(&signature);
@@ -182,7 +189,8 @@ impl Reader<'_> {
         if self.byte()? != VERSION {
             return None;
         }
-        let policy = self.array()?;
+        let policy_digest = self.array()?;
+        let policy = Arc::from(self.text()?);
         let issued_ms = self.number()?;
         let id = ReservationId::from_token(self.text()?)?;
         let attempt = Attempt(u64::from_be_bytes(self.array()?));
@@ -192,13 +200,15 @@ impl Reader<'_> {
             return None;
         }
         let (mut lines, mut promises) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let mut names = Vec::with_capacity(count);
         for _ in 0..count {
             let (line, promise) = self.line()?;
             lines.push(line);
             promises.push(promise);
+            names.push(Arc::from(self.text()?));
         }
         let booking = Booking { id, attempt, digest, lines: lines.into() };
-        Some(Token { booking, promises: promises.into(), policy, issued_ms })
+        Some(Token { booking, promises: promises.into(), names: names.into(), policy, policy_digest, issued_ms })
     }
 
     fn line(&mut self) -> Option<(Line, Promise)> {

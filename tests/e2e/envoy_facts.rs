@@ -20,10 +20,7 @@ async fn start(verdict: Verdict, body_size_limit: bool) -> (tempfile::TempDir, U
         upstream: upstream.address,
         body_bytes_max: LIMIT,
         body_size_limit,
-        check_timeout: "2s",
-        authorization: None,
-        port: 0,
-        workers: 1,
+        ..Settings::shipped()
     };
     let envoy = Envoy::start(dir.path(), &settings).await;
     (dir, upstream, stub, envoy)

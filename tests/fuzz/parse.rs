@@ -178,6 +178,7 @@ fn record(tool: &str, arguments: Option<Value<'_>>) {
         arguments,
         request_id: None,
         stream_id: None,
+        is_unmetered: false,
         latency_us: 1,
     };
     let mut line = String::new();

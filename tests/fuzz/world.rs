@@ -20,6 +20,7 @@ use mcp_authz::{
         wire::{CheckRequest, CheckResponse},
     },
     quota::embedded::EmbeddedLedger,
+    settle::Settler,
     state::State,
     telemetry::{
         audit::{AuditSink, Sink, WhenUnavailable},
@@ -127,10 +128,9 @@ pub(crate) fn check(request: CheckRequest) -> io::Result<Outcome> {
     let sink = AuditSink::open(&Sink::File(path.clone()), WhenUnavailable::Deny, 1 << 20, world.metrics.clone());
     let audit = Arc::new(sink.map_err(io::Error::other)?);
     let bounds = Bounds { counters_max: 100, reservations_max: 100 };
-    let clock: Arc<dyn Clock> = world.clock.clone();
-    let ledger = EmbeddedLedger::new(bounds, clock, Arc::new(|_| {})).map_err(io::Error::other)?;
-    let ledger = Arc::new(ledger);
-    let engine = Engine::new(ledger, Duration::from_secs(60), Arc::new(|_, _| {}), world.metrics.clone());
+    let ledger = EmbeddedLedger::new(bounds, Arc::clone(&world.clock), Arc::new(|_| {}));
+    let ledger = Arc::new(ledger.map_err(io::Error::other)?);
+    let engine = Engine::new(Arc::clone(&ledger), Duration::from_secs(60), Arc::new(|_, _| {}), world.metrics.clone());
     let settings = Settings {
         body: Limits::default(),
         headers: HeaderLimits::default(),
@@ -141,9 +141,18 @@ pub(crate) fn check(request: CheckRequest) -> io::Result<Outcome> {
         accept_lossy_body: false,
     };
     let (state, clock) = (Arc::clone(&world.state), Arc::clone(&world.clock));
-    let adapter = Adapter::new(engine, state, clock, world.metrics.clone(), Arc::clone(&audit), settings);
+    let settler = Settler {
+        ledger,
+        clock: Arc::clone(&clock),
+        metrics: world.metrics.clone(),
+        audit: Arc::clone(&audit),
+        hold: Duration::from_secs(60),
+    };
+    let (settlements, _) = settler.start();
+    let metrics = world.metrics.clone();
+    let adapter = Adapter::new(engine, state, clock, metrics, Arc::clone(&audit), settings, settlements);
     let meta = CallMeta { received: Instant::now(), grpc_timeout: None };
-    let response = world.runtime.block_on(adapter.check(request, meta));
+    let response = world.runtime.block_on(adapter.check(request, meta)).sent();
     audit.close(Duration::from_secs(60)).map_err(io::Error::other)?;
     let text = fs::read_to_string(&path)?;
     fs::remove_file(&path)?;

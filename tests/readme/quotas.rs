@@ -14,13 +14,13 @@ use mcp_authz_core::{
 };
 use serde_json::{Value, json};
 
-use super::{Block, blocks_in, root, spans, table_in};
+use super::{Block, blocks_of, root, spans, table_in};
 
 const QUOTAS: &str = include_str!("../../policies/QUOTAS.md");
 
 /// The samples in files, each under its name.
 fn write_samples(folder: &Path) -> usize {
-    let samples: Vec<Block> = blocks_in(QUOTAS).into_iter().filter(|block| block.name != "sh test").collect();
+    let samples: Vec<Block> = blocks_of(QUOTAS).into_iter().filter(|block| block.name != "sh test").collect();
     for Block { name, text } in &samples {
         let Some(("yaml", file)) = name.split_once(' ') else { panic!("no test checks the block `{name}`") };
         assert!(!folder.join(file).exists(), "two blocks `{name}`");
@@ -51,7 +51,7 @@ fn the_samples_of_quotas_load_and_their_cases_pass() {
         names.filter(|name| name.ends_with(suffix)).count()
     };
     assert_eq!(files(".test.yaml") * 2, written, "each sample has its cases");
-    let commands = blocks_in(QUOTAS).into_iter().find(|block| block.name == "sh test").unwrap().text;
+    let commands = blocks_of(QUOTAS).into_iter().find(|block| block.name == "sh test").unwrap().text;
     let mut lines = commands.lines();
     let mut next = || run(folder.path(), lines.next().unwrap());
     let checked = next();

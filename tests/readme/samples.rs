@@ -4,12 +4,15 @@ use std::path::Path;
 use std::process::Command;
 
 use mcp_authz_core::{
-    audit::{Act, CounterName, OperatorRecord, Record},
+    audit::{Act, CounterName, OperatorRecord, Record, Settlement},
     decision::Decision,
     document::Format,
     json::{Document, Limits},
+    ledger::{CounterId, Line, Span},
     policy::{Call, Policy, Source},
     principal::Principal,
+    quota::Mode,
+    settle::{Facts, Fate},
 };
 use serde_json::Value;
 
@@ -33,6 +36,7 @@ const KNOWN: &[(&str, &str)] = &[
     ("yaml servers.yaml", "the_samples_load_and_their_cases_pass"),
     ("yaml grants.yaml", "the_samples_load_and_their_cases_pass"),
     ("json audit", "the_audit_fields_are_those_of_a_record"),
+    ("json settlement", "the_fields_of_settlements_are_those_of_a_record"),
     ("sh admin", "the_steps_to_the_admin_token_lead_to_it"),
     ("sh quota", "the_steps_to_the_admin_token_lead_to_it"),
     ("json act", "the_fields_of_an_act_are_those_of_its_record"),
@@ -199,6 +203,7 @@ fn the_audit_fields_are_those_of_a_record() {
         arguments: Some(document.root()),
         request_id: some,
         stream_id: some,
+        is_unmetered: true,
         latency_us: 1,
     };
     let mut line = String::new();
@@ -208,7 +213,40 @@ fn the_audit_fields_are_those_of_a_record() {
     assert_eq!(documented, keys(&line));
     let example = keys(&block("json audit"));
     assert!(example.iter().all(|key| documented.contains(key)), "{example:?}");
-    assert!(example.len() + 2 >= documented.len(), "the example lacks fields that every allowed call has");
+    assert!(example.len() + 3 >= documented.len(), "the example lacks fields that every allowed call has");
+}
+
+#[test]
+fn the_fields_of_settlements_are_those_of_a_record() {
+    let line = Line {
+        counter: CounterId(1),
+        label: "deletions:hour-utc".into(),
+        span: Span::Lifetime { idle_ms: 0 },
+        mode: Mode::Consume,
+        amount: 1,
+        max: 1,
+        strict: true,
+        release: false,
+    };
+    let record = Settlement {
+        time_ms: 1,
+        outcome: "refunded",
+        facts: Some(Facts { fate: Fate::NotSent, attempts: 1 }),
+        reservation: Some("1"),
+        policy: Some([1; 8]),
+        issued_ms: Some(1),
+        lines: &[line],
+    };
+    let mut text = String::new();
+    record.write(&mut text);
+    let rows = table("Audit", "field of a settlement");
+    let documented: Vec<String> = rows.iter().flat_map(|row| spans(&row[0])).map(str::to_owned).collect();
+    assert_eq!(documented, keys(&text));
+    assert_eq!(keys(&block("json settlement")), documented);
+    let said = |field: &str| rows.iter().find(|row| row[0].contains(field)).unwrap()[1].clone();
+    let outcomes = ["expired", "failed", "forged", "refunded", "surplus", "unknown"];
+    assert!(outcomes.iter().all(|outcome| said("outcome").contains(&format!("`{outcome}`"))));
+    assert!(Fate::NAMES.iter().all(|fate| said("fate").contains(&format!("`{fate}`"))));
 }
 
 #[test]

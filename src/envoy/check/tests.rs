@@ -1,4 +1,4 @@
-use std::fs;
+use std::{fs, future::Future};
 
 use bytes::Bytes;
 use mcp_authz_core::grant::TokenDigest;
@@ -9,8 +9,11 @@ use super::*;
 use crate::{
     clock::ManualClock,
     config::Paths,
-    envoy::wire::{AttributeContext, Entry, HeaderMap, HttpResponse, RawHeader, Request},
+    envoy::wire::{
+        AttributeContext, CheckResponse, Entry, HeaderMap, HttpResponse, Kind, Metadata, RawHeader, Request,
+    },
     quota::embedded::{EmbeddedLedger, settle_leaks},
+    settle::Settler,
     telemetry::audit::{Sink, WhenUnavailable},
 };
 
@@ -20,6 +23,7 @@ const CALL: &str = r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"n
 struct Rig {
     adapter: Adapter<EmbeddedLedger>,
     ledger: Arc<EmbeddedLedger>,
+    settling: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
     registry: Registry,
     folder: tempfile::TempDir,
 }
@@ -67,8 +71,17 @@ fn rig(settings: Settings) -> Rig {
     let on_leak = settle_leaks(Arc::clone(&ledger), |_, _| {});
     let engine = Engine::new(Arc::clone(&ledger), Duration::from_secs(60), on_leak, metrics.clone());
     let audit = AuditSink::open(&Sink::File(path("audit.jsonl")), WhenUnavailable::Count, 1 << 20, metrics.clone());
-    let adapter = Adapter::new(engine, Arc::new(state), clock, metrics, Arc::new(audit.unwrap()), settings);
-    Rig { adapter, ledger, registry, folder }
+    let audit = Arc::new(audit.unwrap());
+    let settler = Settler {
+        ledger: Arc::clone(&ledger),
+        clock: Arc::clone(&clock),
+        metrics: metrics.clone(),
+        audit: Arc::clone(&audit),
+        hold: Duration::from_secs(60),
+    };
+    let (settlements, settling) = settler.start();
+    let adapter = Adapter::new(engine, Arc::new(state), clock, metrics, audit, settings, settlements);
+    Rig { adapter, ledger, settling: Box::pin(settling), registry, folder }
 }
 
 /// A request as Envoy sends it for an allowed call; tests change what they are about.
@@ -117,7 +130,7 @@ impl Rig {
         received: Instant,
         grpc_timeout: Option<Duration>,
     ) -> CheckResponse {
-        let response = self.adapter.check(request, CallMeta { received, grpc_timeout }).await;
+        let response = self.adapter.check(request, CallMeta { received, grpc_timeout }).await.sent();
         let allows = matches!(response.http_response, Some(HttpResponse::Ok(_)));
         assert_eq!(response.status.as_ref().map(|status| status.code == 0), Some(allows), "status and answer agree");
         response
@@ -207,6 +220,95 @@ async fn a_call_past_its_time_is_told_so_and_gets_its_units_back() {
     // Nothing stayed charged: the one call a day is still there. The streams that were given back stay refused.
     assert_eq!(rig.says(ask("1")).await, "200 ledger_unavailable");
     assert_eq!(rig.says(ask("3")).await, "allow");
+}
+
+/// The settle token of an answer.
+fn token(response: &CheckResponse) -> Option<String> {
+    let fields = &response.dynamic_metadata.as_ref()?.fields;
+    let kind = fields.iter().find(|field| field.name == "settle")?.value.clone()?.kind?;
+    let Kind::Text(text) = kind else { panic!("{kind:?}") };
+    Some(text)
+}
+
+#[tokio::test]
+async fn only_an_answer_that_holds_something_carries_a_token() {
+    let rig = rig(SETTINGS);
+    let say = |http: HttpRequest| rig.check_from(asked(http, &[("server", "one")]), Instant::now(), None);
+    let held = say(request(CALL)).await;
+    let read = Token::read(token(&held).unwrap().as_bytes(), &rig.ledger.keys()).unwrap();
+    assert_eq!((read.booking.id.as_str(), &*read.policy, read.issued_ms), ("123", "p", 1_000_000));
+    let again = HttpRequest { id: Bytes::from_static(b"124"), ..request(CALL) };
+    let denied = say(again).await;
+    assert_eq!((verdict(&denied), token(&denied)), ("200 quota_exhausted".to_owned(), None));
+    let free = say(request(&CALL.replace("once", "free"))).await;
+    assert_eq!((verdict(&free), token(&free)), ("allow".to_owned(), None));
+    assert!(!rig.audit().contains(&token(&held).unwrap()), "the token is for Envoy alone");
+}
+
+#[tokio::test]
+async fn an_answer_that_never_left_gives_its_units_back() {
+    let rig = rig(SETTINGS);
+    let ask = |id: &'static str| {
+        asked(HttpRequest { id: Bytes::from_static(id.as_bytes()), ..request(CALL) }, &[("server", "one")])
+    };
+    let meta = CallMeta { received: Instant::now(), grpc_timeout: None };
+    drop(rig.adapter.check(ask("1"), meta).await);
+    let sent = rig.adapter.check(ask("2"), meta).await.sent();
+    assert_eq!(verdict(&sent), "allow");
+    drop(sent);
+    assert_eq!(rig.says(ask("3")).await, "200 quota_exhausted", "what has left stays spent");
+}
+
+/// An entry of Envoy's access log for the answer.
+fn logged(response: &CheckResponse, is_sent: bool) -> LogEntry {
+    use crate::envoy::wire::log::{LogCommon, Present};
+    use prost::Message as _;
+    let metadata = response.dynamic_metadata.as_ref().unwrap().encode_to_vec();
+    let namespace = Bytes::from_static(b"envoy.filters.http.ext_authz");
+    let metadata = Metadata { filter_metadata: vec![Entry { key: namespace, value: metadata.into() }] };
+    let first_upstream_tx = is_sent.then_some(Present {});
+    let log_type = LogCommon::END;
+    let common = LogCommon { metadata: Some(metadata), first_upstream_tx, log_type, ..LogCommon::default() };
+    LogEntry { common: Some(common), response: None }
+}
+
+#[tokio::test]
+async fn the_access_log_gives_back_what_was_never_sent_and_nothing_else() {
+    for (is_sent, then) in [(false, "allow"), (true, "200 quota_exhausted")] {
+        let rig = rig(SETTINGS);
+        let ask = |id: &'static str| {
+            asked(HttpRequest { id: Bytes::from_static(id.as_bytes()), ..request(CALL) }, &[("server", "one")])
+        };
+        let answer = rig.check_from(ask("1"), Instant::now(), None).await;
+        rig.adapter.logged(&logged(&answer, is_sent));
+        let Rig { adapter, mut settling, folder, .. } = rig;
+        let outcome = if is_sent { "unknown" } else { "refunded" };
+        loop {
+            // The queue stays open, so the work on it never ends by itself.
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(settling.as_mut().poll(&mut context).is_pending());
+            tokio::task::yield_now().await;
+            let mut page = String::new();
+            prometheus_client::encoding::text::encode(&mut page, &rig.registry).unwrap();
+            if page.contains(&format!("mcp_authz_settlements_total{{outcome=\"{outcome}\"}} 1")) {
+                break;
+            }
+        }
+        let meta = CallMeta { received: Instant::now(), grpc_timeout: None };
+        assert_eq!(verdict(&adapter.check(ask("2"), meta).await.sent()), then, "{outcome}");
+        drop(folder);
+    }
+}
+
+#[tokio::test]
+async fn no_header_of_the_caller_steers_envoy() {
+    let rig = rig(SETTINGS);
+    let http = respond::STEERING.iter().fold(request(CALL), |http, name| with(http, name, "1"));
+    let response = rig.check_from(asked(http, &[("server", "one")]), Instant::now(), None).await;
+    let Some(HttpResponse::Ok(ok)) = &response.http_response else { panic!("{response:?}") };
+    for name in respond::STEERING {
+        assert!(ok.headers_to_remove.iter().any(|removed| removed == name), "{name}");
+    }
 }
 
 #[tokio::test]

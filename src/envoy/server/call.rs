@@ -1,4 +1,4 @@
-//! One gRPC call: decoding, the deadline, panics. Everything but Check goes to the router of tonic.
+//! One gRPC call: decoding, the deadline, panics. Everything but Check and access logs goes to the router of tonic.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -14,6 +14,7 @@ use http::HeaderMap;
 use http_body::Body;
 use hyper::body::Incoming;
 use prost::Message;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use tonic::codegen::Service;
@@ -22,8 +23,10 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
 
 use super::grpc::{Reply, read_message, reply};
-use super::{CallMeta, Check, Event, Observer};
-use crate::envoy::wire::{CHECK_PATH, CheckRequest, CheckResponse};
+use super::messages::Messages;
+use super::{Answered, CallMeta, Check, Event, Observer, Settings};
+use crate::envoy::wire::log::{LOG_PATH, LogEntries, LogEntry, LogMessage, LogReply};
+use crate::envoy::wire::{CHECK_PATH, CheckRequest};
 
 /// Dispatches the calls of all connections.
 pub(super) struct Calls<C> {
@@ -34,7 +37,11 @@ pub(super) struct Calls<C> {
 struct Inner<C> {
     check: C,
     message_bytes_max: usize,
+    log_message_bytes_max: usize,
+    log_entries_max: usize,
+    log_places: Semaphore,
     observer: Observer,
+    draining: watch::Receiver<bool>,
 }
 
 impl<C> Clone for Calls<C> {
@@ -44,9 +51,15 @@ impl<C> Clone for Calls<C> {
 }
 
 impl<C: Check> Calls<C> {
-    pub(super) fn new(check: C, health: HealthService, message_bytes_max: usize, observer: Observer) -> Self {
+    pub(super) fn new(
+        check: C,
+        health: HealthService,
+        settings: &Settings,
+        observer: Observer,
+        draining: watch::Receiver<bool>,
+    ) -> Self {
         let others = Routes::new(HealthServer::new(health)).prepare();
-        Self { inner: Arc::new(Inner { check, message_bytes_max, observer }), others }
+        Self { inner: Arc::new(Inner::new(check, settings, observer, draining)), others }
     }
 }
 
@@ -64,6 +77,10 @@ impl<C: Check> hyper::service::Service<http::Request<Incoming>> for Calls<C> {
             let timeout = grpc_timeout(request.headers());
             let body = request.into_body();
             Box::pin(async move { Ok(inner.call(body, CallMeta { received, grpc_timeout: timeout }).await) })
+        } else if request.uri().path() == LOG_PATH {
+            let inner = Arc::clone(&self.inner);
+            let body = request.into_body();
+            Box::pin(async move { Ok(inner.log(body).await) })
         } else {
             let answer = self.others.clone().call(request);
             Box::pin(async move { answer.await.map(|response| response.map(Reply::Other)) })
@@ -72,6 +89,64 @@ impl<C: Check> hyper::service::Service<http::Request<Incoming>> for Calls<C> {
 }
 
 impl<C: Check> Inner<C> {
+    fn new(check: C, settings: &Settings, observer: Observer, draining: watch::Receiver<bool>) -> Self {
+        Self {
+            check,
+            message_bytes_max: settings.message_bytes_max,
+            log_message_bytes_max: settings.log_message_bytes_max,
+            log_entries_max: settings.log_entries_max,
+            log_places: Semaphore::new(settings.log_streams_max.min(Semaphore::MAX_PERMITS)),
+            observer,
+            draining,
+        }
+    }
+
+    /// Takes what Envoy logs until it ends the stream, or until we stop: Envoy then opens another elsewhere.
+    async fn log(&self, body: impl Body<Data = Bytes>) -> http::Response<Reply> {
+        let Ok(_place) = self.log_places.try_acquire() else {
+            (self.observer)(Event::LogStreamRefused);
+            return Status::resource_exhausted("too many streams of access logs").into_http();
+        };
+        let mut messages = Messages::of(body, self.log_message_bytes_max);
+        let mut draining = self.draining.clone();
+        loop {
+            let message = tokio::select! {
+                biased;
+                _ = draining.wait_for(|draining| *draining) => break,
+                message = messages.next() => message,
+            };
+            match message {
+                Ok(Some(message)) => {
+                    let taken = catch_unwind(AssertUnwindSafe(|| self.take(message)));
+                    if taken.is_err() {
+                        (self.observer)(Event::CheckPanicked);
+                    }
+                }
+                Ok(None) => break,
+                Err(status) => return status.into_http(),
+            }
+            // Checks of the same thread come first, however much is logged.
+            tokio::task::yield_now().await;
+        }
+        reply(&LogReply {}, None)
+    }
+
+    fn take(&self, message: Bytes) {
+        let logs = LogMessage::decode(message).and_then(|message| LogEntries::decode(message.http_logs));
+        let Ok(LogEntries { log_entry }) = logs else { return self.check.log_lost(1) };
+        let too_many = log_entry.len().saturating_sub(self.log_entries_max);
+        let mut lost = too_many;
+        for entry in log_entry.into_iter().take(self.log_entries_max) {
+            match LogEntry::decode(entry) {
+                Ok(entry) => self.check.logged(&entry),
+                Err(_) => lost = lost.saturating_add(1),
+            }
+        }
+        if lost > 0 {
+            self.check.log_lost(u64::try_from(lost).unwrap_or(u64::MAX));
+        }
+    }
+
     async fn call(&self, body: impl Body<Data = Bytes>, meta: CallMeta) -> http::Response<Reply> {
         // The deadline covers the reading of the message too: a peer that stops in the middle does not hold memory.
         let answer = match meta.grpc_timeout.and_then(|timeout| meta.received.checked_add(timeout)) {
@@ -82,18 +157,18 @@ impl<C: Check> Inner<C> {
             },
         };
         match answer {
-            Ok(response) => reply(&response),
+            Ok(Answered { response, owed }) => reply(&response, owed),
             Err(status) => status.into_http(),
         }
     }
 
-    async fn answer(&self, body: impl Body<Data = Bytes>, meta: CallMeta) -> Result<CheckResponse, Status> {
+    async fn answer(&self, body: impl Body<Data = Bytes>, meta: CallMeta) -> Result<Answered, Status> {
         let message = read_message(body, self.message_bytes_max).await?;
         let request = CheckRequest::decode(message).map_err(|_| Status::internal("the message is no CheckRequest"))?;
         let answer = unwind(self.check.check(request, meta)).await;
         Ok(answer.unwrap_or_else(|_| {
             (self.observer)(Event::CheckPanicked);
-            self.check.panicked()
+            self.check.panicked().into()
         }))
     }
 }
@@ -157,13 +232,14 @@ mod tests {
     struct Never;
 
     impl Check for Never {
-        async fn check(&self, _: CheckRequest, _: CallMeta) -> CheckResponse {
+        async fn check(&self, _: CheckRequest, _: CallMeta) -> Answered {
             std::future::pending().await
         }
     }
 
     async fn call(body: impl Body<Data = Bytes>, timeout: Duration) -> (http::Response<Reply>, Duration) {
-        let inner = Inner { check: Never, message_bytes_max: 100, observer: Arc::new(|_| {}) };
+        let settings = Settings { message_bytes_max: 100, ..Settings::default() };
+        let inner = Inner::new(Never, &settings, Arc::new(|_| {}), watch::channel(false).1);
         let received = Instant::now();
         let response = inner.call(body, CallMeta { received, grpc_timeout: Some(timeout) }).await;
         (response, received.elapsed())
@@ -173,7 +249,7 @@ mod tests {
     async fn the_deadline_is_kept_even_if_the_caller_does_not_cancel() {
         let timeout = Duration::from_millis(198);
         // The head of a gRPC message of no bytes: an empty CheckRequest.
-        let (response, elapsed) = call(Reply::Message(Bytes::from_static(b"\0\0\0\0\0")), timeout).await;
+        let (response, elapsed) = call(Reply::Message(Bytes::from_static(b"\0\0\0\0\0"), None), timeout).await;
         assert_eq!((&response.headers()["grpc-status"], elapsed), (&"4".parse().unwrap(), timeout));
     }
 

@@ -1,4 +1,4 @@
-//! The framing of one unary gRPC call, by hand: one message in, one message and the trailers out.
+//! The framing of gRPC calls, by hand: one message in, one message and the trailers out. Streams are in `messages.rs`.
 //!
 //! tonic's own does the same for every kind of call; it copies each message into a growing buffer, boxes the answer and
 //! moves large futures about, which together cost as much as decoding the request. Here a message that arrived in one
@@ -15,8 +15,10 @@ use http_body::{Body, Frame, SizeHint};
 use prost::Message;
 use tonic::Status;
 
+use super::Owed;
+
 /// Flag and length before a message.
-const HEAD_BYTES: usize = 5;
+pub(super) const HEAD_BYTES: usize = 5;
 
 /// Room that most answers fit into.
 const ANSWER_BYTES: usize = 1024;
@@ -72,7 +74,7 @@ fn gather(gathered: &mut BytesMut, first: &Bytes, bytes_max: usize) -> Result<()
 }
 
 /// The data of the next frame; trailers of a request mean nothing to us.
-async fn next_data<B: Body<Data = Bytes>>(mut body: Pin<&mut B>) -> Result<Option<Bytes>, Status> {
+pub(super) async fn next_data<B: Body<Data = Bytes>>(mut body: Pin<&mut B>) -> Result<Option<Bytes>, Status> {
     loop {
         match poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
             None => return Ok(None),
@@ -86,7 +88,7 @@ async fn next_data<B: Body<Data = Bytes>>(mut body: Pin<&mut B>) -> Result<Optio
 }
 
 /// The length that the head of a message tells, if the head is complete.
-fn length(seen: &[u8]) -> Result<Option<usize>, Status> {
+pub(super) fn length(seen: &[u8]) -> Result<Option<usize>, Status> {
     match seen {
         [0, a, b, c, d, ..] => {
             let length = u32::from_be_bytes([*a, *b, *c, *d]);
@@ -109,8 +111,9 @@ fn check_length(seen: &[u8], bytes_max: usize) -> Result<(), Status> {
     Ok(())
 }
 
-/// The successful answer with this message.
-pub(super) fn reply(message: &impl Message) -> http::Response<Reply> {
+/// The successful answer with this message. What is owed is told as soon as the connection takes the message over, and
+/// dropped if it never does.
+pub(super) fn reply(message: &impl Message, owed: Option<Box<dyn Owed>>) -> http::Response<Reply> {
     // A plain vector: pushing a byte to one is an instruction or two, to the other buffers a call. The length of the
     // message is filled in afterwards, because computing it takes another walk over all of it.
     let mut framed = Vec::with_capacity(ANSWER_BYTES);
@@ -122,7 +125,7 @@ pub(super) fn reply(message: &impl Message) -> http::Response<Reply> {
         return Status::internal("cannot encode the answer").into_http();
     };
     place.copy_from_slice(&length.to_be_bytes());
-    let mut response = http::Response::new(Reply::Message(framed.into()));
+    let mut response = http::Response::new(Reply::Message(framed.into(), owed));
     response.headers_mut().insert(CONTENT_TYPE, CONTENT);
     response
 }
@@ -134,7 +137,7 @@ pub(super) enum Reply {
     #[default]
     End,
     /// A framed message, then the trailers.
-    Message(Bytes),
+    Message(Bytes, Option<Box<dyn Owed>>),
     /// An answer that tonic made.
     Other(tonic::body::Body),
     /// The trailers of success.
@@ -149,8 +152,11 @@ impl Body for Reply {
         let me = self.get_mut();
         match me {
             Self::End => Poll::Ready(None),
-            Self::Message(bytes) => {
+            Self::Message(bytes, owed) => {
                 let frame = Frame::data(std::mem::take(bytes));
+                if let Some(owed) = owed.take() {
+                    owed.sent();
+                }
                 *me = Self::Trailers;
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -167,7 +173,7 @@ impl Body for Reply {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::End => true,
-            Self::Message(_) | Self::Trailers => false,
+            Self::Message(..) | Self::Trailers => false,
             Self::Other(body) => body.is_end_stream(),
         }
     }
@@ -175,7 +181,7 @@ impl Body for Reply {
     fn size_hint(&self) -> SizeHint {
         match self {
             // No exact size: a gRPC answer has no `content-length`.
-            Self::End | Self::Message(_) | Self::Trailers => SizeHint::default(),
+            Self::End | Self::Message(..) | Self::Trailers => SizeHint::default(),
             Self::Other(body) => body.size_hint(),
         }
     }
@@ -245,7 +251,7 @@ mod tests {
     #[test]
     fn an_answer_reads_back_and_ends_with_trailers_of_success() {
         let sent = crate::envoy::wire::CheckResponse::refused(403);
-        let mut response = reply(&sent);
+        let mut response = reply(&sent, None);
         assert_eq!(response.headers()["content-type"], "application/grpc");
         assert_eq!(response.body().size_hint().exact(), None, "no content-length");
         let mut next = || {
@@ -257,6 +263,43 @@ mod tests {
         assert_eq!(next().unwrap().into_trailers().unwrap()["grpc-status"], "0");
         assert!(next().is_none());
         assert_eq!(Message::decode(read(&[&data], 1000).unwrap()), Ok(sent));
+    }
+
+    /// Tells whether it was kept or given up.
+    #[derive(Debug)]
+    struct Debt(std::sync::Arc<std::sync::Mutex<Vec<&'static str>>>);
+
+    impl Owed for Debt {
+        fn sent(self: Box<Self>) {
+            self.0.lock().unwrap().push("sent");
+        }
+    }
+
+    impl Drop for Debt {
+        fn drop(&mut self) {
+            self.0.lock().unwrap().push("dropped");
+        }
+    }
+
+    #[test]
+    fn what_is_owed_is_told_when_the_message_leaves_and_not_before() {
+        let told = std::sync::Arc::default();
+        let answer = || {
+            reply(&crate::envoy::wire::CheckResponse::refused(403), Some(Box::new(Debt(std::sync::Arc::clone(&told)))))
+        };
+        drop(answer());
+        assert_eq!(
+            std::mem::take(&mut *told.lock().unwrap()),
+            ["dropped"],
+            "the stream was gone before the message left"
+        );
+        let mut response = answer();
+        assert!(told.lock().unwrap().is_empty());
+        let polled = Pin::new(response.body_mut()).poll_frame(&mut Context::from_waker(std::task::Waker::noop()));
+        assert!(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        assert_eq!(std::mem::take(&mut *told.lock().unwrap()), ["sent", "dropped"]);
+        drop(response);
+        assert!(told.lock().unwrap().is_empty());
     }
 
     proptest! {

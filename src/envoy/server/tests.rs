@@ -19,6 +19,8 @@ use super::*;
 use crate::envoy::tls;
 use crate::envoy::wire::{HttpResponse, OkHttpResponse, Status};
 
+mod logs;
+
 /// Decides by the path of the request, and lets tests see what became of the calls.
 #[derive(Clone)]
 struct Script {
@@ -27,6 +29,8 @@ struct Script {
     released: watch::Sender<bool>,
     threads: Arc<Mutex<BTreeSet<String>>>,
     last: Arc<Mutex<Option<(CheckRequest, CallMeta)>>>,
+    logged: watch::Sender<usize>,
+    lost: watch::Sender<u64>,
 }
 
 impl Script {
@@ -37,6 +41,8 @@ impl Script {
             released: watch::Sender::new(false),
             threads: Arc::default(),
             last: Arc::default(),
+            logged: watch::Sender::new(0),
+            lost: watch::Sender::new(0),
         }
     }
 }
@@ -55,7 +61,7 @@ impl Drop for Ended {
 }
 
 impl Check for Script {
-    async fn check(&self, request: CheckRequest, meta: CallMeta) -> CheckResponse {
+    async fn check(&self, request: CheckRequest, meta: CallMeta) -> Answered {
         let _ended = Ended(self.dropped.clone());
         let name = thread::current().name().unwrap_or_default().to_owned();
         self.threads.lock().unwrap().insert(name);
@@ -72,7 +78,16 @@ impl Check for Script {
         }
         let status = Some(Status { code: 0, message: String::new() });
         let http_response = Some(HttpResponse::Ok(OkHttpResponse::default()));
-        CheckResponse { status, http_response, dynamic_metadata: None }
+        CheckResponse { status, http_response, dynamic_metadata: None }.into()
+    }
+
+    fn logged(&self, entry: &LogEntry) {
+        self.logged.send_modify(|count| *count = count.saturating_add(1));
+        assert!(entry.response.is_none(), "a bug");
+    }
+
+    fn log_lost(&self, entries: u64) {
+        self.lost.send_modify(|count| *count = count.saturating_add(entries));
     }
 }
 

@@ -94,7 +94,7 @@ impl<C: Check> Shared<C> {
             .max_header_list_size(settings.metadata_bytes_max)
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-        let calls = Calls::new(check, health, settings.message_bytes_max, Arc::clone(&observer));
+        let calls = Calls::new(check, health, settings, Arc::clone(&observer), draining.clone());
         Self { calls, http2, tls, handshake_timeout: settings.handshake_timeout, observer, draining }
     }
 

@@ -23,7 +23,7 @@ fn any_span() -> impl Strategy<Value = Span> {
     ]
 }
 
-fn any_line() -> impl Strategy<Value = (Line, Promise)> {
+fn any_line() -> impl Strategy<Value = ((Line, Promise), Arc<str>)> {
     let mode = proptest::sample::select(&[Mode::Attempt, Mode::Consume, Mode::Gate, Mode::Track][..]);
     let count_on = proptest::sample::select(&[CountOn::Admitted, CountOn::Forwarded, CountOn::Success][..]);
     let units = 0_u64..=AMOUNT_MAX;
@@ -32,19 +32,22 @@ fn any_line() -> impl Strategy<Value = (Line, Promise)> {
         |(counter, label, span, mode, amount, max, [strict, release, reset, timeout, upstream_5xx], count_on)| {
             let label = Arc::from(label);
             let line = Line { counter: CounterId(counter), label, span, mode, amount, max, strict, release };
-            (line, Promise { count_on, refund_on: RefundOn { reset, timeout, upstream_5xx } })
+            let promise = Promise { count_on, refund_on: RefundOn { reset, timeout, upstream_5xx } };
+            ((line, promise), Arc::from(format!("n{counter:x}")))
         },
     )
 }
 
 fn any_token() -> impl Strategy<Value = Token> {
-    let head = ("[A-Za-z0-9_-]{1,64}", any::<u64>(), any::<u64>(), any::<[u8; 8]>(), any::<u64>());
+    let head = ("[A-Za-z0-9_-]{1,64}", any::<u64>(), any::<u64>(), any::<[u8; 8]>(), any::<u64>(), "[a-z]{0,9}");
     (head, proptest::collection::vec(any_line(), 1..=LINES_MAX)).prop_map(
-        |((id, attempt, digest, policy, issued_ms), lines)| {
+        |((id, attempt, digest, policy_digest, issued_ms, policy), lines)| {
+            let (lines, names): (Vec<(Line, Promise)>, Vec<Arc<str>>) = lines.into_iter().unzip();
             let (lines, promises): (Vec<Line>, Vec<Promise>) = lines.into_iter().unzip();
+            let (names, policy) = (names.into(), Arc::from(policy));
             let id = ReservationId::from_token(&id).unwrap();
             let booking = Booking { id, attempt: Attempt(attempt), digest, lines: lines.into() };
-            Token { booking, promises: promises.into(), policy, issued_ms }
+            Token { booking, promises: promises.into(), names, policy, policy_digest, issued_ms }
         },
     )
 }
@@ -63,13 +66,15 @@ fn small() -> Token {
     let promise = Promise { count_on: CountOn::Forwarded, refund_on: RefundOn::default() };
     let id = ReservationId::from_token("9264854546074171864").unwrap();
     let booking = Booking { id, attempt: Attempt(1), digest: 2, lines: [line].into() };
-    Token { booking, promises: [promise].into(), policy: [1; 8], issued_ms: 1_800_000_000_000 }
+    let (names, policy) = ([Arc::from("deletions")].into(), Arc::from("ops"));
+    let issued_ms = 1_800_000_000_000;
+    Token { booking, promises: [promise].into(), names, policy, policy_digest: [1; 8], issued_ms }
 }
 
 #[test]
 fn a_token_of_one_counter_is_short() {
     let token = small().sign(&keys()).unwrap();
-    assert!(token.len() < 180, "{} characters", token.len());
+    assert!(token.len() < 200, "{} characters", token.len());
     assert_eq!(Token::read(token.as_bytes(), &keys()), Ok(small()));
 }
 
@@ -105,16 +110,18 @@ fn the_length_is_bounded_on_both_ways() {
         vec![line; count].into_boxed_slice()
     };
     token.promises = vec![token.promises[0]; LINES_MAX].into();
-    token.booking.lines = of(100, LINES_MAX);
+    token.names = vec![Arc::from("x".repeat(20)); LINES_MAX].into();
+    token.booking.lines = of(80, LINES_MAX);
     let fits = token.sign(&keys()).unwrap();
     assert_eq!(Token::read(fits.as_bytes(), &keys()), Ok(token.clone()));
-    token.booking.lines = of(LABEL_BYTES_MAX, LINES_MAX);
+    token.booking.lines = of(NAME_BYTES_MAX, LINES_MAX);
     assert_eq!(token.sign(&keys()), None, "too long as a whole");
     token.promises = token.promises.iter().copied().take(1).collect();
-    token.booking.lines = of(LABEL_BYTES_MAX, 1);
+    token.names = [Arc::from("x".repeat(NAME_BYTES_MAX))].into();
+    token.booking.lines = of(NAME_BYTES_MAX, 1);
     let fits = token.sign(&keys()).unwrap();
     assert_eq!(Token::read(fits.as_bytes(), &keys()), Ok(token.clone()));
-    token.booking.lines = of(LABEL_BYTES_MAX + 1, 1);
+    token.booking.lines = of(NAME_BYTES_MAX + 1, 1);
     assert_eq!(token.sign(&keys()), None, "a label too long");
     let garbage = "A".repeat(TOKEN_BYTES_MAX);
     assert_eq!(Token::read(garbage.as_bytes(), &keys()), Err(TokenError::Signature));

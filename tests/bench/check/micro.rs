@@ -13,6 +13,7 @@ use mcp_authz::envoy::check::{Adapter, Settings};
 use mcp_authz::envoy::server::{CallMeta, Check as _};
 use mcp_authz::envoy::wire;
 use mcp_authz::quota::embedded::{EmbeddedLedger, settle_leaks};
+use mcp_authz::settle::Settler;
 use mcp_authz::state::State;
 use mcp_authz::telemetry::audit::{AuditSink, Sink, WhenUnavailable};
 use mcp_authz::telemetry::metrics::Metrics;
@@ -111,7 +112,7 @@ impl Whole {
         let ledger = EmbeddedLedger::new(bounds, Arc::clone(&clock), Arc::new(|_| {}));
         let ledger = Arc::new(ledger.map_err(|error| error.to_string()).unwrap_or_else(|error| panic!("{error}")));
         let on_leak = settle_leaks(Arc::clone(&ledger), |_, _| {});
-        let engine = Engine::new(ledger, config.timeouts.lease, on_leak, metrics.clone());
+        let engine = Engine::new(Arc::clone(&ledger), config.timeouts.lease, on_leak, metrics.clone());
         let audit = Arc::new(AuditSink::open(&Sink::None, WhenUnavailable::Count, 1 << 20, metrics.clone())?);
         let settings = Settings {
             body: config.limits.json(),
@@ -121,7 +122,15 @@ impl Whole {
             margin: config.timeouts.margin,
             accept_lossy_body: false,
         };
-        let adapter = Adapter::new(engine, state, clock, metrics, audit, settings);
+        let settler = Settler {
+            ledger,
+            clock: Arc::clone(&clock),
+            metrics: metrics.clone(),
+            audit: Arc::clone(&audit),
+            hold: config.timeouts.lease,
+        };
+        let (settlements, _) = settler.start();
+        let adapter = Adapter::new(engine, state, clock, metrics, audit, settings, settlements);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let whole = Self { adapter, runtime, _folder: folder };
         let answer = whole.check(&requests::check_request(&requests::body(300)).into());
@@ -133,7 +142,7 @@ impl Whole {
     fn check(&self, message: &Bytes) -> wire::CheckResponse {
         let request = wire::CheckRequest::decode(message.clone()).unwrap_or_default();
         let meta = CallMeta { received: Instant::now(), grpc_timeout: None };
-        self.runtime.block_on(self.adapter.check(request, meta))
+        self.runtime.block_on(self.adapter.check(request, meta)).sent()
     }
 }
 

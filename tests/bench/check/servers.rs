@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use envoy_types::ext_authz::v3::CheckResponseExt as _;
 use envoy_types::ext_authz::v3::pb::{Authorization, AuthorizationServer, CheckRequest, CheckResponse};
-use mcp_authz::envoy::server::{CallMeta, Check, Endpoint, Server, Settings};
+use mcp_authz::envoy::server::{Answered, CallMeta, Check, Endpoint, Server, Settings};
 use mcp_authz::envoy::wire;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::runtime::Builder;
@@ -53,9 +53,9 @@ impl Authorization for AlwaysOk {
 }
 
 impl Check for AlwaysOk {
-    async fn check(&self, _: wire::CheckRequest, _: CallMeta) -> wire::CheckResponse {
+    async fn check(&self, _: wire::CheckRequest, _: CallMeta) -> Answered {
         let status = Some(wire::Status { code: 0, message: String::new() });
-        wire::CheckResponse { status, http_response: None, dynamic_metadata: None }
+        wire::CheckResponse { status, http_response: None, dynamic_metadata: None }.into()
     }
 }
 

@@ -36,6 +36,31 @@ pub(crate) struct Settings {
     pub(crate) port: u16,
     /// Worker threads.
     pub(crate) workers: usize,
+    /// Time that a call gets; 0 for all.
+    pub(crate) route_timeout: &'static str,
+    /// A retry policy for calls, as a YAML flow mapping.
+    pub(crate) retry: Option<&'static str>,
+    /// Time between two entries of the access log while a call runs.
+    pub(crate) log_interval: &'static str,
+}
+
+impl Settings {
+    /// As shipped, towards addresses of nobody.
+    pub(crate) fn shipped() -> Self {
+        Self {
+            authorizer: Authorizer::Tcp(super::free_address()),
+            upstream: super::free_address(),
+            body_bytes_max: 1_048_576,
+            body_size_limit: true,
+            check_timeout: "2s",
+            authorization: None,
+            port: 0,
+            workers: 1,
+            route_timeout: "0s",
+            retry: None,
+            log_interval: "10s",
+        }
+    }
 }
 
 /// A running Envoy.
@@ -99,6 +124,8 @@ fn render(settings: &Settings) -> String {
         Authorizer::Tcp(address) => socket(*address),
         Authorizer::Unix(path) => format!("{{pipe: {{path: {}}}}}", path.display()),
     };
+    let retry = settings.retry.map(|retry| format!("                  retry_policy: {retry}\n")).unwrap_or_default();
+    let route = format!("                  timeout: {}\n{retry}", settings.route_timeout);
     let body_bytes_max = format!("max_request_bytes: {}", settings.body_bytes_max);
     let bytes = "max_request_bytes: 1048576";
     text = replaced(&text, 2, bytes, &body_bytes_max);
@@ -112,9 +139,16 @@ fn render(settings: &Settings) -> String {
             &format!("{{cluster_name: mcp_authz}}, timeout: {}", settings.check_timeout),
         ),
         ("{server: demo}", "{server: alpha}"),
+        ("access_log_flush_interval: 10s", &format!("access_log_flush_interval: {}", settings.log_interval)),
+        ("                  timeout: 0s\n", &route),
         ("              - name: nothing\n", &format!("{}              - name: nothing\n", routes())),
     ] {
         text = replaced(&text, 1, from, to);
+    }
+    if settings.route_timeout != "0s" {
+        // Beside this one Envoy ignores `timeout`.
+        let longest = "                  max_stream_duration: {max_stream_duration: 3600s}\n";
+        text = replaced(&text, 1, longest, "");
     }
     if let Some(value) = &settings.authorization {
         let early = format!("{}          access_log:\n", EARLY_MUTATION.replace("@VALUE@", value));

@@ -7,7 +7,7 @@ pub(crate) mod http1;
 pub(crate) mod http2;
 pub(crate) mod message;
 pub(crate) mod process;
-
+pub(crate) mod rude;
 pub(crate) mod stack;
 pub(crate) mod stub;
 pub(crate) mod upstream;

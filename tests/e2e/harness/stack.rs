@@ -26,6 +26,12 @@ pub(crate) struct Options {
     pub(crate) port: u16,
     /// Worker threads of Envoy; each has a connection of its own to the authorizer.
     pub(crate) workers: usize,
+    /// Time that Envoy gives a call; 0 for all.
+    pub(crate) route_timeout: &'static str,
+    /// A retry policy for calls, as a YAML flow mapping.
+    pub(crate) retry: Option<&'static str>,
+    /// Time between two entries of the access log while a call runs.
+    pub(crate) log_interval: &'static str,
     /// Another upstream than the recorder.
     pub(crate) upstream: Option<SocketAddr>,
 }
@@ -40,6 +46,9 @@ impl Default for Options {
             authorization: None,
             port: 0,
             workers: 1,
+            route_timeout: "0s",
+            retry: None,
+            log_interval: "10s",
             upstream: None,
         }
     }
@@ -72,6 +81,9 @@ impl Stack {
             authorization: options.authorization.clone(),
             port: options.port,
             workers: options.workers,
+            route_timeout: options.route_timeout,
+            retry: options.retry,
+            log_interval: options.log_interval,
         };
         let envoy = Envoy::start(dir.path(), &settings).await;
         Self { authz, envoy, upstream, _dir: dir }

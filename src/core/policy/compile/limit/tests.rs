@@ -675,7 +675,7 @@ fn what_says_nothing_is_warned_of() {
             .replace('@', "/tools/t/limits/0");
     assert_eq!(
         warnings(&limit(r#""counter":"c","window":"hour","scope":"grant","max":1,"mode":"gate""#)),
-        [gate.clone()]
+        std::slice::from_ref(&gate)
     );
     assert_eq!(warnings(&limit(r#""counter":"c","window":"hour","scope":"global","max":1,"mode":"gate""#)), [""; 0]);
     assert_eq!(warnings(&NAMED(r#""counter":"c","max":1,"mode":"gate""#)), [unused[0].clone(), gate]);

@@ -1,0 +1,92 @@
+//! From an entry of Envoy's access log to the facts that settle a reservation.
+//!
+//! Owns the translation only. What follows from the facts is `core::settle`'s.
+
+use bytes::Bytes;
+use mcp_authz_core::settle::{Facts, Fate};
+use prost::Message as _;
+
+use super::wire::log::{LogCommon, LogEntry, LogFlags, LogStruct, LogText};
+use crate::settle::Seen;
+
+/// Under which Envoy keeps the dynamic metadata of our answers, however the filter is called in its configuration.
+const NAMESPACE: &[u8] = b"envoy.filters.http.ext_authz";
+/// Field of the dynamic metadata that carries the settle token.
+pub(super) const TOKEN_KEY: &str = "settle";
+/// What `response_code_details` says of a response that the server made.
+const VIA_UPSTREAM: &[u8] = b"via_upstream";
+
+/// The token of an entry and what the entry says; `None` for entries that settle nothing.
+pub(super) fn seen(entry: &LogEntry) -> Option<(Bytes, Seen)> {
+    let common = entry.common.as_ref()?;
+    let seen = match (common.log_type, common.intermediate) {
+        (LogCommon::END | LogCommon::UNSAID, false) => Seen::Ended(facts(entry, common)),
+        (LogCommon::PERIODIC, _) | (LogCommon::UNSAID, true) => Seen::Running,
+        // Logs of single attempts and of beginnings: the request goes on.
+        _ => return None,
+    };
+    Some((token(common)?, seen))
+}
+
+fn token(common: &LogCommon) -> Option<Bytes> {
+    let namespaces = &common.metadata.as_ref()?.filter_metadata;
+    let ours = namespaces.iter().find(|entry| entry.key == NAMESPACE)?;
+    let fields = LogStruct::decode(ours.value.clone()).ok()?.fields;
+    let value = fields.into_iter().find(|field| field.key == TOKEN_KEY.as_bytes())?.value;
+    LogText::decode(value).ok().map(|value| value.text).filter(|text| !text.is_empty())
+}
+
+fn facts(entry: &LogEntry, common: &LogCommon) -> Facts {
+    let response = entry.response.as_ref();
+    let code = response.and_then(|response| response.response_code).map_or(0, |code| code.value);
+    let by_server = response.is_some_and(|response| response.response_code_details == VIA_UPSTREAM);
+    let flags = common.response_flags.unwrap_or_default();
+    let fate = if is_unsent(common) {
+        Fate::NotSent
+    } else if let Some(status) = answer(common, code, by_server) {
+        Fate::Answered(status)
+    } else if code == 0 || is_caller_gone(flags) {
+        Fate::ClientGone
+    } else if common.first_upstream_rx.is_some() {
+        // An answer had begun, and Envoy put another in its place.
+        Fate::Unanswered
+    } else if is_timeout(flags) {
+        Fate::TimedOut
+    } else if flags.upstream_remote_reset || flags.upstream_connection_termination {
+        Fate::Reset
+    } else {
+        Fate::Unanswered
+    };
+    Facts { fate, attempts: common.upstream_attempts }
+}
+
+/// Whether it is certain that no server got a byte. The times are those of the last attempt only, and one that failed to
+/// connect may follow one that ran; the bytes are those of all attempts, which a test holds Envoy to.
+fn is_unsent(common: &LogCommon) -> bool {
+    common.first_upstream_tx.is_none()
+        && common.last_upstream_tx.is_none()
+        && common.first_upstream_rx.is_none()
+        && common.upstream_bytes_sent == 0
+        && common.upstream_bytes_received == 0
+}
+
+/// The status that the server answered with. Once it has answered well, it does not matter how the transfer ended; a failure
+/// counts as the server's only where Envoy says that it is.
+fn answer(common: &LogCommon, code: u32, by_server: bool) -> Option<u16> {
+    let status = u16::try_from(code).ok().filter(|status| (100..600).contains(status))?;
+    (common.first_upstream_rx.is_some() && (by_server || status < 400)).then_some(status)
+}
+
+const fn is_caller_gone(flags: LogFlags) -> bool {
+    flags.downstream_connection_termination || flags.downstream_protocol_error || flags.downstream_remote_reset
+}
+
+const fn is_timeout(flags: LogFlags) -> bool {
+    flags.upstream_request_timeout
+        || flags.stream_idle_timeout
+        || flags.upstream_max_stream_duration_reached
+        || flags.duration_timeout
+}
+
+#[cfg(test)]
+mod tests;

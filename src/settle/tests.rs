@@ -1,0 +1,347 @@
+use std::sync::{
+    Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use mcp_authz_core::{
+    decision::{Denial, Reason},
+    ledger::{Line, Reply, Standing, machine::Bounds},
+    quota::{Charge, CountOn, CounterKey, Measure, OnExpiry, OnUnavailable, RefundOn, Terms},
+    settle::Fate,
+};
+use prometheus_client::registry::Registry;
+
+use super::*;
+use crate::{
+    clock::ManualClock,
+    quota::{Booking, Keys, ReservationId, Reserve, embedded::EmbeddedLedger, reserve},
+    telemetry::audit::{Sink, WhenUnavailable},
+};
+
+/// The real ledger, whose failures a test chooses.
+#[derive(Debug)]
+struct Shaky {
+    inner: EmbeddedLedger,
+    /// How many calls fail before one succeeds.
+    failures: AtomicUsize,
+    finished: Mutex<Vec<Finish>>,
+    renewed: AtomicUsize,
+}
+
+impl Ledger for Shaky {
+    fn keys(&self) -> Arc<Keys> {
+        self.inner.keys()
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.inner.now_ms()
+    }
+
+    async fn reserve(&self, booking: &Booking, hold: Duration, deadline: Instant) -> Result<Reply, LedgerError> {
+        self.inner.reserve(booking, hold, deadline).await
+    }
+
+    async fn finish(&self, booking: &Booking, how: &Finish) -> Result<Finished, LedgerError> {
+        let fails = self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        match fails {
+            Ok(left) if left % 2 == 0 => Err(LedgerError::Refused("down".into())),
+            // Applied, and the answer lost.
+            Ok(_) => self.inner.finish(booking, how).await.and(Err(LedgerError::Unknown("lost".into()))),
+            Err(_) => {
+                self.finished.lock().unwrap().push(how.clone());
+                self.inner.finish(booking, how).await
+            }
+        }
+    }
+
+    async fn renew(&self, booking: &Booking, hold: Duration) -> Result<bool, LedgerError> {
+        self.renewed.fetch_add(1, Ordering::SeqCst);
+        self.inner.renew(booking, hold).await
+    }
+
+    async fn peek(&self, lines: &[Line]) -> Result<Vec<Standing>, LedgerError> {
+        self.inner.peek(lines).await
+    }
+
+    async fn reset(&self, lines: &[Line]) -> Result<(), LedgerError> {
+        self.inner.reset(lines).await
+    }
+
+    fn admitted_unmetered(&self, _: &Arc<Booking>) {}
+}
+
+struct Rig {
+    ledger: Arc<Shaky>,
+    clock: Arc<ManualClock>,
+    registry: Registry,
+    audit: Arc<AuditSink>,
+    folder: tempfile::TempDir,
+    settlements: Option<Settlements>,
+    settling: tokio::task::JoinHandle<()>,
+}
+
+fn rig() -> Rig {
+    let clock = Arc::new(ManualClock::new(1_800_000_000_000));
+    let shared: Arc<dyn Clock> = Arc::clone(&clock) as _;
+    let bounds = Bounds { counters_max: 100, reservations_max: 100 };
+    let inner = EmbeddedLedger::new(bounds, Arc::clone(&shared), Arc::new(|_| {})).unwrap();
+    let ledger =
+        Shaky { inner, failures: AtomicUsize::new(0), finished: Mutex::default(), renewed: AtomicUsize::new(0) };
+    let ledger = Arc::new(ledger);
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry, 0);
+    metrics.set_counters([("ops", "c"), ("ops", "slot")], 10);
+    let folder = tempfile::tempdir().unwrap();
+    let sink = Sink::File(folder.path().join("audit.jsonl"));
+    let audit = Arc::new(AuditSink::open(&sink, WhenUnavailable::Count, 1 << 20, metrics.clone()).unwrap());
+    let hold = Duration::from_secs(60);
+    let settler = Settler { ledger: Arc::clone(&ledger), clock: shared, metrics, audit: Arc::clone(&audit), hold };
+    let (settlements, settling) = settler.start();
+    Rig { ledger, clock, registry, audit, folder, settlements: Some(settlements), settling: tokio::spawn(settling) }
+}
+
+fn charge(name: &str, measure: Measure, amount: u64, max: u64) -> Charge {
+    let terms = Terms {
+        policy: Arc::from("ops"),
+        name: Arc::from(name),
+        label: Arc::from(format!("{name}:lifetime")),
+        scope: Arc::from("grant"),
+        window: Arc::from("lifetime"),
+        scale: 0,
+        denial: Denial::built_in(Reason::QuotaExhausted),
+        disclose: false,
+        count_on: CountOn::Forwarded,
+        refund_on: RefundOn::default(),
+        on_unavailable: OnUnavailable::Deny,
+        on_expiry: OnExpiry::Keep,
+    };
+    let counter = CounterKey::of(&[name]);
+    Charge { counter, measure, mode: Mode::Consume, amount, max, terms: Arc::new(terms) }
+}
+
+fn plain() -> Charge {
+    charge("c", Measure::Lifetime { idle_ms: 0 }, 3, 100)
+}
+
+fn slot() -> Charge {
+    charge("slot", Measure::InFlight { lease_ms: 1_000 }, 1, 1)
+}
+
+const fn ended(fate: Fate, attempts: u32) -> Seen {
+    Seen::Ended(Facts { fate, attempts })
+}
+
+impl Rig {
+    /// Reserves, and gives the token as Envoy would bring it back.
+    async fn hold(&self, id: &str, charges: &[Charge]) -> String {
+        let id = ReservationId::from_envoy(id).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let on_leak: crate::quota::OnLeak = Arc::new(|_, _| panic!("nothing leaks here"));
+        let held = reserve(&self.ledger, id, charges, Duration::from_secs(60), deadline, on_leak).await.unwrap();
+        let Reserve::Reserved(reservation) = held else { panic!("there is room") };
+        let ticket = reservation.into_ticket().unwrap();
+        Token::of(&ticket, None, self.clock.now_ms()).sign(&self.ledger.keys()).unwrap()
+    }
+
+    fn offer(&self, token: &str, seen: Seen) {
+        self.settlements.as_ref().unwrap().offer(token.as_bytes(), seen);
+    }
+
+    /// Units used of the counter, by asking how many are left.
+    async fn used(&self, charge: &Charge) -> u64 {
+        let id = ReservationId::random().unwrap();
+        let probe = Charge { amount: 0, mode: Mode::Gate, max: 1_000, ..charge.clone() };
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let prepared = reserve(&self.ledger, id, &[probe], Duration::from_secs(1), deadline, Arc::new(|_, _| {})).await;
+        let Ok(Reserve::Reserved(reservation)) = prepared else { panic!("a gate that is open") };
+        let lines = reservation.into_ticket().unwrap().booking.lines.clone();
+        self.ledger.peek(&lines).await.unwrap()[0].used
+    }
+
+    /// Closes the queue, waits for the work, and gives metrics and audit.
+    async fn done(mut self) -> (Arc<Shaky>, String, String) {
+        self.settlements = None;
+        (&mut self.settling).await.unwrap();
+        self.audit.close(Duration::from_secs(5)).unwrap();
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &self.registry).unwrap();
+        let audit = std::fs::read_to_string(self.folder.path().join("audit.jsonl")).unwrap();
+        (self.ledger, page, audit)
+    }
+}
+
+#[track_caller]
+fn counts(page: &str, outcome: &str, n: u64) {
+    let line = format!("mcp_authz_settlements_total{{outcome=\"{outcome}\"}} {n}");
+    assert!(page.lines().any(|shown| shown == line), "{line}\n{page}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_went_well_asks_the_store_nothing_and_writes_nothing() {
+    let rig = rig();
+    let token = rig.hold("1", &[plain()]).await;
+    rig.offer(&token, ended(Fate::Answered(200), 1));
+    rig.offer(&token, Seen::Running);
+    let (ledger, page, audit) = rig.done().await;
+    assert!(ledger.finished.lock().unwrap().is_empty());
+    assert_eq!(ledger.renewed.load(Ordering::SeqCst), 0);
+    counts(&page, "confirmed", 1);
+    assert_eq!(audit, "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_never_sent_comes_back_once() {
+    let rig = rig();
+    let token = rig.hold("1", &[plain()]).await;
+    assert_eq!(rig.used(&plain()).await, 3);
+    for _ in 0..3 {
+        rig.offer(&token, ended(Fate::NotSent, 1));
+    }
+    let (ledger, page, audit) = rig.done().await;
+    assert_eq!(ledger.finished.lock().unwrap()[0], Finish::RollBack(Speaker::Stream));
+    counts(&page, "refunded", 1);
+    counts(&page, "repeated", 2);
+    assert!(page.contains(r#"mcp_authz_quota_units_total{policy="ops",counter="c",outcome="refunded"} 3"#), "{page}");
+    assert_eq!(audit.lines().count(), 1, "{audit}");
+    assert!(audit.contains(r#""outcome":"refunded","fate":"not_sent","attempts":1,"reservation":"1","#), "{audit}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_end_stays_spent_and_is_seen() {
+    let rig = rig();
+    for (n, fate) in [Fate::ClientGone, Fate::Reset, Fate::TimedOut, Fate::Unanswered].into_iter().enumerate() {
+        let token = rig.hold(&n.to_string(), &[plain()]).await;
+        rig.offer(&token, ended(fate, 1));
+    }
+    assert_eq!(rig.used(&plain()).await, 12);
+    let (ledger, page, audit) = rig.done().await;
+    assert!(ledger.finished.lock().unwrap().is_empty());
+    counts(&page, "unknown", 4);
+    assert_eq!(audit.matches(r#""outcome":"unknown""#).count(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_further_attempt_is_charged() {
+    let rig = rig();
+    let token = rig.hold("1", &[plain()]).await;
+    rig.offer(&token, ended(Fate::Answered(200), 3));
+    let probe = rig.settlements.clone();
+    drop(probe);
+    let ledger = Arc::clone(&rig.ledger);
+    let (_, page, _) = rig.done().await;
+    counts(&page, "surplus", 1);
+    assert_eq!(*ledger.finished.lock().unwrap(), [Finish::Settle([9].into())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_is_freed_however_the_call_ended_and_renewed_while_it_runs() {
+    let rig = rig();
+    let token = rig.hold("1", &[plain(), slot()]).await;
+    rig.clock.advance_ms(900);
+    rig.offer(&token, Seen::Running);
+    let ledger = Arc::clone(&rig.ledger);
+    while ledger.renewed.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    rig.clock.advance_ms(900);
+    assert_eq!(rig.used(&slot()).await, 1, "renewed beyond its first lease");
+    rig.offer(&token, ended(Fate::ClientGone, 1));
+    while ledger.finished.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((rig.used(&slot()).await, rig.used(&plain()).await), (0, 3));
+    rig.offer(&token, Seen::Running);
+    let (_, page, _) = rig.done().await;
+    for (outcome, n) in [("renewed", 1), ("unknown", 1), ("expired", 1)] {
+        counts(&page, outcome, n);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_is_asked_again_and_refunds_once() {
+    let rig = rig();
+    rig.ledger.failures.store(4, Ordering::SeqCst);
+    let token = rig.hold("1", &[plain()]).await;
+    rig.hold("2", &[plain()]).await;
+    rig.offer(&token, ended(Fate::NotSent, 1));
+    let ledger = Arc::clone(&rig.ledger);
+    while ledger.finished.lock().unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(rig.used(&plain()).await, 3, "only one of the two came back");
+    let (_, page, _) = rig.done().await;
+    counts(&page, "repeated", 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn patience_with_a_store_ends() {
+    let rig = rig();
+    rig.ledger.failures.store(usize::MAX - 1, Ordering::SeqCst);
+    let token = rig.hold("1", &[plain()]).await;
+    // Whatever fails, nothing is applied.
+    let begun = Instant::now();
+    rig.offer(&token, ended(Fate::NotSent, 1));
+    let (_, page, audit) = rig.done().await;
+    assert!(begun.elapsed() <= STORE_PATIENCE + STORE_CALL, "{:?}", begun.elapsed());
+    counts(&page, "failed", 1);
+    assert!(audit.contains(r#""outcome":"failed""#), "{audit}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn forged_and_foreign_tokens_change_nothing_and_are_seen() {
+    let rig = rig();
+    let token = rig.hold("1", &[plain()]).await;
+    let mut forged = token.clone().into_bytes();
+    forged[20] ^= 1;
+    let foreign = Token::read(token.as_bytes(), &rig.ledger.keys()).unwrap().sign(&Keys::derive(&[1; 32])).unwrap();
+    let long = "A".repeat(TOKEN_BYTES_MAX + 1);
+    for text in [&String::from_utf8(forged).unwrap(), &foreign, "", "%%%", &long] {
+        rig.offer(text, ended(Fate::NotSent, 1));
+    }
+    let (ledger, page, audit) = rig.done().await;
+    assert!(ledger.finished.lock().unwrap().is_empty());
+    counts(&page, "forged", 5);
+    assert_eq!(audit.matches(r#""outcome":"forged""#).count(), 4, "{audit}");
+    assert!(!audit.contains(&foreign[..40]) && !audit.contains("reservation"), "{audit}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_token_says_nothing_any_more() {
+    let rig = rig();
+    let token = rig.hold("1", &[plain()]).await;
+    rig.clock.advance_ms(AGE_MAX_MS + 1);
+    rig.offer(&token, ended(Fate::NotSent, 1));
+    let (ledger, page, _) = rig.done().await;
+    assert!(ledger.finished.lock().unwrap().is_empty());
+    counts(&page, "expired", 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refund_after_the_hold_has_run_out_is_none() {
+    let rig = rig();
+    let token = rig.hold("1", &[plain()]).await;
+    rig.clock.advance_ms(120_000);
+    rig.offer(&token, ended(Fate::NotSent, 1));
+    let ledger = Arc::clone(&rig.ledger);
+    while ledger.finished.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(rig.used(&plain()).await, 3);
+    let (_, page, audit) = rig.done().await;
+    counts(&page, "expired", 1);
+    assert!(audit.contains(r#""outcome":"expired""#), "{audit}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_fit_is_dropped_and_counted() {
+    let rig = rig();
+    let token = rig.hold("1", &[plain()]).await;
+    // The worker does not run in between: this runtime has one thread and nothing here waits.
+    for _ in 0..QUEUE_MAX + 7 {
+        rig.offer(&token, ended(Fate::Answered(200), 1));
+    }
+    rig.settlements.as_ref().unwrap().lost(3);
+    let (_, page, _) = rig.done().await;
+    counts(&page, "dropped", 10);
+    counts(&page, "confirmed", QUEUE_MAX as u64);
+}
