@@ -378,7 +378,14 @@ impl Keeper {
         let (status, now_ms, rest) = numbers(&value).map_err(|_| Failure::Malformed)?;
         shared.learn_time(now_ms.saturating_add(millis(asked.elapsed()) / 2));
         let [line, secret] = rest else { return Err(Failure::Malformed.into()) };
-        let epoch = text(line).and_then(|line| line.split(' ').next()).ok_or(Failure::Malformed)?.to_owned();
+        let line = text(line).ok_or(Failure::Malformed)?;
+        let [epoch, fence, _] = <[&str; 3]>::try_from(line.split(' ').collect::<Vec<_>>()).map_err(|_| Failure::Malformed)?;
+        let (epoch, fenced_until_ms) = (epoch.to_owned(), fence.parse::<u64>().map_err(|_| Failure::Malformed)?);
+        if self.known.epoch.is_empty() {
+            let longest_ms = millis(shared.settings.fence);
+            let wait_ms = fenced_until_ms.saturating_sub(now_ms).min(longest_ms);
+            shared.first_fence_ms.store(wait_ms, Ordering::Relaxed);
+        }
         let secret = text(secret).ok_or(Failure::Malformed)?;
         self.take_secret(secret)?;
         let status = match status {
