@@ -30,3 +30,6 @@ cargo run --quiet -- test policies
 
 step "demo"
 make --no-print-directory demo
+
+step "demo of two replicas and one Redis"
+make --no-print-directory demo REDIS=1
