@@ -6,7 +6,7 @@ test:
 	tests/run.sh
 
 demo:
-	tests/demo/run.sh $(if $(STAY),--stay)
+	tests/demo/run.sh $(if $(REDIS),--redis,$(if $(STAY),--stay))
 
 # Each target for SECONDS, on stable Rust.
 fuzz:

@@ -45,7 +45,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Time for open connections at the end.
 const DRAIN_WITHIN: Duration = Duration::from_secs(1);
 
-const PAGES: &str = "/livez /readyz /metrics /config /policy /quota /quota/reset";
+const PAGES: &str = "/livez /readyz /metrics /config /policy /quota /quota/reset /quota/accept-loss";
 const JSON: &str = "application/json";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -90,7 +90,7 @@ pub fn router(view: Arc<dyn AdminView>, registry: Arc<Registry>, quota: QuotaPag
         .fallback(|| async { text_page(StatusCode::NOT_FOUND, format!("no such page; there are {PAGES}\n")) })
         .method_not_allowed_fallback(|uri: Uri| async move {
             let (methods, text) = match uri.path() {
-                "/quota/reset" => ("POST", "POST only\n"),
+                "/quota/reset" | "/quota/accept-loss" => ("POST", "POST only\n"),
                 _ => ("GET, HEAD", "read-only: GET or HEAD\n"),
             };
             let page = text_page(StatusCode::METHOD_NOT_ALLOWED, text);

@@ -8,6 +8,8 @@
 
 #[path = "readme/guide.rs"]
 mod guide;
+#[path = "readme/operators.rs"]
+mod operators;
 #[path = "readme/samples.rs"]
 mod samples;
 #[path = "readme/tables.rs"]
@@ -33,8 +35,13 @@ fn root() -> &'static Path {
 
 /// Every fenced block in order.
 fn blocks() -> Vec<Block> {
+    blocks_of(README)
+}
+
+/// Every fenced block of a page in order.
+fn blocks_of(page: &'static str) -> Vec<Block> {
     let mut blocks = Vec::new();
-    let mut lines = README.lines();
+    let mut lines = page.lines();
     while let Some(line) = lines.next() {
         let Some(name) = line.strip_prefix("```") else { continue };
         let text = lines.by_ref().take_while(|line| *line != "```").flat_map(|line| [line, "\n"]).collect();

@@ -1,11 +1,11 @@
-//! The pages about counters: `GET /quota`, `POST /quota/reset`. Only for whoever has the admin token, since a reset is a grant of
+//! The pages about counters: `GET /quota`, `POST /quota/reset`, `POST /quota/accept-loss`. Only for whoever has the admin token, since a reset is a grant of
 //! new calls. A web page cannot make a browser send them: the token is in a header that browsers add for no site.
 
 use std::sync::Arc;
 
 use axum::{
     Router,
-    body::{Body, to_bytes},
+    body::{Body, Bytes, to_bytes},
     extract::{RawQuery, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
@@ -42,7 +42,11 @@ impl std::fmt::Debug for QuotaPages {
 }
 
 pub(super) fn router(pages: QuotaPages) -> Router {
-    Router::new().route("/quota", get(show)).route("/quota/reset", post(reset)).with_state(pages)
+    Router::new()
+        .route("/quota", get(show))
+        .route("/quota/reset", post(reset))
+        .route("/quota/accept-loss", post(accept_loss))
+        .with_state(pages)
 }
 
 async fn show(State(pages): State<QuotaPages>, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
@@ -56,16 +60,9 @@ async fn show(State(pages): State<QuotaPages>, headers: HeaderMap, RawQuery(quer
 }
 
 async fn reset(State(pages): State<QuotaPages>, headers: HeaderMap, body: Body) -> Response {
-    // Before the body is read: strangers cost nothing.
-    if let Some(refusal) = refuse(&pages, &headers) {
-        return refusal;
-    }
-    let is_json = headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes() == super::JSON.as_bytes());
-    if !is_json {
-        return text_page(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send application/json\n");
-    }
-    let Ok(bytes) = to_bytes(body, BODY_BYTES_MAX).await else {
-        return text_page(StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {BODY_BYTES_MAX} bytes\n"));
+    let bytes = match act(&pages, &headers, body).await {
+        Ok(bytes) => bytes,
+        Err(refusal) => return refusal,
     };
     match serde_json::from_slice::<Wanted>(&bytes) {
         Ok(wanted) => answer(pages.desk.reset(&wanted).await),
@@ -74,6 +71,28 @@ async fn reset(State(pages): State<QuotaPages>, headers: HeaderMap, body: Body) 
             text_page(StatusCode::BAD_REQUEST, format!("expected a JSON object of texts: {names}\n"))
         }
     }
+}
+
+async fn accept_loss(State(pages): State<QuotaPages>, headers: HeaderMap, body: Body) -> Response {
+    match act(&pages, &headers, body).await {
+        Ok(bytes) if bytes.trim_ascii() == b"{}" => answer(pages.desk.accept_loss().await),
+        Ok(_) => text_page(StatusCode::BAD_REQUEST, "expected an empty JSON object\n"),
+        Err(refusal) => refusal,
+    }
+}
+
+/// The body of an act of somebody who has the token.
+async fn act(pages: &QuotaPages, headers: &HeaderMap, body: Body) -> Result<Bytes, Response> {
+    // Before the body is read: strangers cost nothing.
+    if let Some(refusal) = refuse(pages, headers) {
+        return Err(refusal);
+    }
+    if headers.get(header::CONTENT_TYPE).is_none_or(|value| value.as_bytes() != super::JSON.as_bytes()) {
+        return Err(text_page(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send application/json\n"));
+    }
+    let too_large =
+        |_| text_page(StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {BODY_BYTES_MAX} bytes\n"));
+    to_bytes(body, BODY_BYTES_MAX).await.map_err(too_large)
 }
 
 /// The answer to whoever may not ask.

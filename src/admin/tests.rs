@@ -41,6 +41,10 @@ impl AdminView for View {
 struct NoDesk;
 
 impl Desk for NoDesk {
+    fn accept_loss(&self) -> Answer<'_> {
+        panic!("the token comes first")
+    }
+
     fn show<'a>(&'a self, _: &'a Wanted) -> Answer<'a> {
         panic!("the token comes first")
     }
@@ -132,7 +136,10 @@ async fn pages_are_read_only_and_unknown_ones_name_those_there_are() {
         let (status, _, body) = ask(rig.address, &format!("GET {path}")).await;
         assert_eq!(
             (status, &*body),
-            (404, "no such page; there are /livez /readyz /metrics /config /policy /quota /quota/reset\n"),
+            (
+                404,
+                "no such page; there are /livez /readyz /metrics /config /policy /quota /quota/reset /quota/accept-loss\n"
+            ),
             "{path}"
         );
     }

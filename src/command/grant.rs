@@ -15,7 +15,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use mcp_authz_core::{
     document::{Defect, Format},
-    grant::{GrantsFiles, GrantsReader, TOKEN_PREFIX, TokenDigest, is_label, parse_time},
+    grant::{GROUPS_MAX, GrantsFiles, GrantsReader, TOKEN_PREFIX, TokenDigest, is_label, parse_time},
     server::{NAME_RULE, is_name},
     text::is_unsafe,
 };
@@ -75,6 +75,9 @@ struct NewArgs {
     /// Who calls, for audit records; `grant:<label>` without it.
     #[arg(long)]
     subject: Option<String>,
+    /// A group of the subject, which limits of `scope: group` count by; may be given several times.
+    #[arg(long = "group", value_name = "NAME")]
+    groups: Vec<String>,
     /// When the grant ends: a number with m, h, d or w from now, or an RFC 3339 time.
     #[arg(long, value_name = "90d|TIME")]
     expires: Option<String>,
@@ -172,6 +175,7 @@ fn new(args: &NewArgs, token: &str, now_ms: u64, out: &mut impl Write, err: &mut
         servers: &args.servers,
         policy: args.policy.as_deref(),
         subject: args.subject.as_deref(),
+        groups: &args.groups,
         expires: expires.as_deref(),
     };
     let room = usize::try_from(DOCUMENT_BYTES_MAX).unwrap_or(usize::MAX).saturating_sub(ENTRY_BYTES_MAX);
@@ -212,6 +216,15 @@ fn check_new(args: &NewArgs, now_ms: u64) -> Result<Option<String>, GrantError> 
     }
     if args.servers.iter().collect::<BTreeSet<_>>().len() != args.servers.len() {
         return usage("--server names one server twice".into());
+    }
+    if !args.groups.iter().all(|group| is_label(group)) {
+        return usage("--group takes 1 to 128 of A-Z, a-z, 0-9, `_`, `.`, `-`, `@`, `:`, `/`, `+`".into());
+    }
+    if args.groups.iter().collect::<BTreeSet<_>>().len() != args.groups.len() {
+        return usage("--group names one group twice".into());
+    }
+    if args.groups.len() > GROUPS_MAX {
+        return usage(format!("--group may be given at most {GROUPS_MAX} times"));
     }
     let odd =
         |text: &String| text.is_empty() || text.len() > 256 || text.trim() != *text || text.chars().any(is_unsafe);

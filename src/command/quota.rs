@@ -37,6 +37,9 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
+    /// Take it that counts were lost with the data of the quota store, so that limits which wait for them go on.
+    #[command(after_help = "Example:\n  mcp-authz quota accept-loss")]
+    AcceptLoss(AcceptLossArgs),
     /// Set counters of a grant to zero, after asking.
     #[command(
         after_help = "Example:\n  mcp-authz quota reset --grant triage-bot --counter messages --tool post_message"
@@ -106,6 +109,15 @@ struct ResetArgs {
     target: Target,
 }
 
+#[derive(Debug, clap::Args)]
+struct AcceptLossArgs {
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Output {
     Json,
@@ -117,7 +129,7 @@ enum Output {
 enum QuotaError {
     #[error("{0}")]
     Client(#[from] client::ClientError),
-    #[error("not confirmed, nothing was reset")]
+    #[error("not confirmed, nothing was done")]
     NotConfirmed,
     #[error("{0}")]
     Refused(String),
@@ -148,6 +160,7 @@ impl QuotaError {
 #[must_use]
 pub fn run(args: &Args, input: &mut impl BufRead, out: &mut impl Write, err: &mut impl Write) -> ExitCode {
     let done = match &args.action {
+        Action::AcceptLoss(args) => accept_loss(args, input, out, err),
         Action::Reset(args) => reset(args, input, out, err),
         Action::Show(args) => show(args, out),
     };
@@ -193,24 +206,46 @@ fn reset(
         if found.iter().any(table::is_shared) {
             writeln!(err, "Other callers share counters whose scope does not name the grant.")?;
         }
-        write!(err, "Set to zero? [y/N] ")?;
-        err.flush()?;
-        let mut line = String::new();
-        input.read_line(&mut line)?;
-        if !matches!(line.trim(), "y" | "Y" | "yes") {
-            return Err(QuotaError::NotConfirmed);
-        }
+        confirm("Set to zero?", input, err)?;
     }
     // What was shown is what is reset: after a reload in between nothing is.
     wanted.push(("revision", page.get("revision").and_then(Value::as_str)));
     let body: serde_json::Map<String, Value> =
         wanted.iter().filter_map(|(name, value)| value.map(|value| ((*name).to_owned(), json!(value)))).collect();
-    let page = admin.reset(&Value::Object(body))?;
+    let page = admin.act("reset", &Value::Object(body))?;
     match rows(&page, "reset")?.len() {
         1 => writeln!(out, "1 counter is at zero")?,
         n => writeln!(out, "{n} counters are at zero")?,
     }
     Ok(())
+}
+
+fn accept_loss(
+    args: &AcceptLossArgs,
+    input: &mut impl BufRead,
+    out: &mut impl Write,
+    err: &mut impl Write,
+) -> Result<(), QuotaError> {
+    let admin = Admin::of(&args.target)?;
+    if !args.yes {
+        writeln!(err, "What was counted and lost then counts as unused, for every caller.")?;
+        confirm("Accept the loss?", input, err)?;
+    }
+    let page = admin.act("accept-loss", &json!({}))?;
+    match page.get("accepted").and_then(Value::as_bool) {
+        Some(true) => writeln!(out, "the loss is accepted")?,
+        Some(false) => writeln!(out, "no counts were lost; nothing was changed")?,
+        None => return Err(QuotaError::Unreadable),
+    }
+    Ok(())
+}
+
+fn confirm(question: &str, input: &mut impl BufRead, err: &mut impl Write) -> Result<(), QuotaError> {
+    write!(err, "{question} [y/N] ")?;
+    err.flush()?;
+    let mut line = String::new();
+    input.read_line(&mut line)?;
+    if matches!(line.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(QuotaError::NotConfirmed) }
 }
 
 fn rows<'a>(page: &'a Value, name: &str) -> Result<&'a [Value], QuotaError> {
@@ -252,8 +287,8 @@ impl Admin {
         Self::read(self.client.ask(&format!("GET /quota?{}", query.join("&")), None)?)
     }
 
-    fn reset(&self, body: &Value) -> Result<Value, QuotaError> {
-        Self::read(self.client.ask("POST /quota/reset", Some(&body.to_string()))?)
+    fn act(&self, act: &str, body: &Value) -> Result<Value, QuotaError> {
+        Self::read(self.client.ask(&format!("POST /quota/{act}"), Some(&body.to_string()))?)
     }
 
     fn read((status, body): (u16, String)) -> Result<Value, QuotaError> {

@@ -8,13 +8,13 @@ use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, sync::Arc};
 use mcp_authz_core::{
     audit::{Act, CounterName, OperatorRecord},
     grant::Grant,
-    ledger::{Line, Standing},
+    ledger::{Line, Standing, ask::line},
     policy::{Listed, Policy},
     quota::{LINES_MAX, Measure, Mode},
 };
 use serde_json::{Value, json};
 
-use super::{Ledger, LedgerError, booking::line};
+use super::{Ledger, LedgerError};
 use crate::{
     clock::{Clock, rfc3339},
     snapshot::Snapshot,
@@ -74,6 +74,8 @@ pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Value, DeskError>> + Se
 /// What the admin port offers about counters. The answers hold names of grants, policies, counters and tools, and numbers; no
 /// subject.
 pub trait Desk: Send + Sync + 'static {
+    /// Takes it that counts were lost, after it is recorded; tells whether any were.
+    fn accept_loss(&self) -> Answer<'_>;
     /// Where the counters stand.
     fn show<'a>(&'a self, wanted: &'a Wanted) -> Answer<'a>;
     /// Sets counters to zero, after it is recorded; tells where they stood before.
@@ -119,7 +121,9 @@ impl<L: Ledger> LedgerDesk<L> {
                     if !wanted.fits(&listed) {
                         continue;
                     }
-                    let line = line(&listed.charge, keys.counter(&listed.charge.counter), &keys, now_ms)?;
+                    let line = line(&listed.charge, &*keys, now_ms).map_err(LedgerError::from)?;
+                    // Whoever looks after a loss wants to see what is left, not to be denied.
+                    let line = Line { strict: false, ..line };
                     let entry = found.entry(order(&listed, &line)).or_insert_with(|| Found {
                         listed,
                         line,
@@ -169,6 +173,13 @@ impl<L: Ledger> LedgerDesk<L> {
         self.audit.append(text.as_bytes()).map_err(|_| DeskError::Audit)
     }
 
+    async fn accept_loss_now(&self) -> Result<Value, DeskError> {
+        self.record(Act::AcceptLoss, &Wanted::default(), &[])?;
+        let accepted = self.ledger.accept_loss().await?;
+        tracing::info!(accepted, "An operator accepted the loss of counts.");
+        Ok(json!({ "time": rfc3339(self.ledger.now_ms()), "accepted": accepted }))
+    }
+
     async fn show_now(&self, wanted: &Wanted) -> Result<Value, DeskError> {
         let snapshot = Arc::clone(&self.state.snapshot());
         let found = self.find(&snapshot, wanted)?;
@@ -211,6 +222,10 @@ impl<L: Ledger> LedgerDesk<L> {
 }
 
 impl<L: Ledger> Desk for LedgerDesk<L> {
+    fn accept_loss(&self) -> Answer<'_> {
+        Box::pin(self.accept_loss_now())
+    }
+
     fn show<'a>(&'a self, wanted: &'a Wanted) -> Answer<'a> {
         Box::pin(self.show_now(wanted))
     }

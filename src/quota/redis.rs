@@ -599,6 +599,10 @@ impl Ledger for RedisLedger {
         Ok(())
     }
 
+    async fn accept_loss(&self) -> Result<bool, LedgerError> {
+        RedisLedger::accept_loss(self).await
+    }
+
     fn admitted_unmetered(&self, booking: &Arc<Booking>) {
         let shared = &self.shared;
         let entry = Entry {

@@ -1,15 +1,14 @@
 // The demo: an agent (a real MCP SDK client) talks to an MCP server through Envoy, and mcp-authz decides on every call.
 //
 // Every step says what must come of it. The demo ends with 0 only if all of it did.
-import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { stripVTControlCharacters } from 'node:util';
 
 import { load } from '../clients/driver.mjs';
 import {
-  DemoError, newSecret, paths, prepareState, startAuthz, startEnvoy, startServer, stopAll, until, writeConfiguration,
-  writeEnvoyConfiguration,
+  DemoError, makeGrant, newSecret, paths, prepareState, quota, startAuthz, startEnvoy, startServer, stopAll, until, writeDocuments,
+  writeEnvoyConfiguration, writeSettings,
 } from './stack.mjs';
 
 const { Client } = await load('client-ts1', '@modelcontextprotocol/sdk/client/index.js');
@@ -120,7 +119,7 @@ async function freshMinute() {
   await new Promise(resolve => { setTimeout(resolve, (60 - second) * 1000 + 100); });
 }
 
-async function story({ url, token, secret }) {
+async function story({ url, token, secret, quota }) {
   heading('An agent connects with its grant token and asks for the tools');
   const client = await connect(url, token);
   const names = (await client.listTools(undefined, { timeout: CALL_MS })).tools.map(tool => tool.name);
@@ -160,6 +159,11 @@ async function story({ url, token, secret }) {
     rule: '/tools/post_message/limits/messages', text: policyText('post_message', 'limits'),
   });
   await client.close();
+  say('   operator  mcp-authz quota show --grant demo-agent --counter messages');
+  const table = quota(['show', '--grant', 'demo-agent', '--counter', 'messages']);
+  say(`             ${shown(table.trimEnd())}`);
+  const [row] = JSON.parse(quota(['show', '--grant', 'demo-agent', '--counter', 'messages', '--output', 'json'])).counters;
+  check(row.used === 3 && row.left === 0, 'the operator sees that 3 of 3 are used');
 
   heading('Somebody with a wrong token');
   await wrongToken(url, token);
@@ -176,19 +180,6 @@ async function wrongToken(url, token) {
   check(JSON.parse(line).rule === '(identity)', 'audit says deny, for the identity');
   check(seen('request').length === before, 'the MCP server never saw it');
   check(!lines(paths.audit).some(text => text.includes(token) || text.includes(wrong)), 'no audit line holds a token');
-}
-
-function makeGrant(program, grants) {
-  const args = ['grant', 'new', '--label', 'demo-agent', '--server', 'demo', '--policy', 'demo', '--expires', '1d', '--file', join(grants, 'demo.yaml')];
-  let out;
-  try {
-    out = execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
-  } catch (error) {
-    throw new DemoError(`\`mcp-authz grant new\` failed: ${error.stderr ?? error.message}`);
-  }
-  const token = /mcpa_[0-9A-Za-z_-]{43}/.exec(out)?.[0];
-  if (token === undefined) throw new DemoError(`\`mcp-authz grant new\` showed no token:\n${out}`);
-  return token;
 }
 
 async function stay({ url, token, parts }) {
@@ -208,12 +199,13 @@ async function main(argv) {
   const binaries = argv[argv.indexOf('--binaries') + 1];
   prepareState();
   const secret = newSecret();
-  const { config, grants, socket } = writeConfiguration(secret);
+  writeDocuments(secret);
+  const settings = writeSettings();
   const program = join(binaries, 'mcp-authz');
-  const token = makeGrant(program, grants);
+  const token = makeGrant(program, 'demo');
   const upstream = await startServer(join(binaries, 'mcp-authz-fixture'), secret);
-  const authz = await startAuthz(program, config, socket);
-  const envoy = await startEnvoy(writeEnvoyConfiguration(socket, upstream));
+  const authz = await startAuthz(program, settings);
+  const envoy = await startEnvoy(writeEnvoyConfiguration([settings.socket], upstream));
   const url = `http://127.0.0.1:${envoy.port}/mcp`;
 
   say(bold('\nagent  ->  Envoy  ->  MCP server'));
@@ -223,7 +215,7 @@ async function main(argv) {
   say(`   server    http://127.0.0.1:${upstream}/mcp    takes only requests with its own credential`);
   say('   policy    policies/demo.json');
   say(`   grant     ${token}    shown this once; the file holds its hash`);
-  await story({ url, token, secret });
+  await story({ url, token, secret, quota: args => quota(program, authz, args) });
 
   if (failures.length > 0) {
     say(`\n${red(bold(`${failures.length} of what should have happened did not:`))}`);

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Shows mcp-authz at work on this machine: `make demo`, or `make demo STAY=1` to leave it running.
+# `make demo REDIS=1` shows two of them that share one quota in Redis, and one of them killed.
 # Needs Rust, Python 3.9 and Node.js 20 or newer. Everything else goes into ./.tools, everything it writes into ./.demo.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -9,10 +10,15 @@ fail() {
   exit 69
 }
 
+story=demo.mjs
 case ${1:-} in
   '' | --stay) ;;
+  --redis)
+    story=replicas.mjs
+    command -v redis-server >/dev/null || fail 'redis-server is missing. Install Redis 7 or newer: https://redis.io/docs/latest/get-started/'
+    ;;
   *)
-    echo 'usage: tests/demo/run.sh [--stay]' >&2
+    echo 'usage: tests/demo/run.sh [--stay | --redis]' >&2
     exit 64
     ;;
 esac
@@ -28,4 +34,4 @@ cargo build --quiet --bin mcp-authz --package mcp-authz-fixture --package mcp-au
 binaries=$(cargo metadata --format-version 1 --no-deps |
   node -p 'JSON.parse(require("fs").readFileSync(0, "utf8")).target_directory')/debug
 
-exec node tests/demo/demo.mjs --binaries "$binaries" "$@"
+exec node "tests/demo/$story" --binaries "$binaries" "$@"

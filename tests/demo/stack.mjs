@@ -1,7 +1,7 @@
-// The four parts of the demo as processes: an MCP server, mcp-authz, Envoy in front, and the files they need.
+// The parts of the demos as processes: an MCP server, mcp-authz, Envoy in front, perhaps Redis, and the files they need.
 //
 // Each process leads a group of its own, and all groups are ended when this process ends, whatever the reason.
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import {
   chmodSync, closeSync, copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync,
@@ -9,6 +9,7 @@ import {
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { stripVTControlCharacters } from 'node:util';
 
 export const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
 export const state = join(root, '.demo');
@@ -17,6 +18,7 @@ const files = join(state, 'etc');
 /** Where things are, for the story and for the curious. */
 export const paths = {
   audit: join(state, 'audit.jsonl'),
+  grants: join(files, 'grants'),
   policies: join(files, 'policies'),
   seen: join(state, 'upstream.jsonl'),
 };
@@ -65,35 +67,61 @@ function deployed(name, replacements) {
   return text;
 }
 
-/** The configuration of deploy/, with ports and paths of its own and a fresh secret for the MCP server. */
-export function writeConfiguration(secret) {
-  let socket = join(state, 'authz.sock');
-  if (socket.length > SOCKET_PATH_MAX) {
-    socketFolder = mkdtempSync(join(tmpdir(), 'mcp-authz-demo-'));
-    socket = join(socketFolder, 'authz.sock');
-  }
-  const config = deployed('config.yaml', [
+/** A path for a socket in .demo, or elsewhere if that is too long for one. */
+function socketPath(name) {
+  const path = join(state, name);
+  if (path.length <= SOCKET_PATH_MAX) return path;
+  socketFolder ??= mkdtempSync(join(tmpdir(), 'mcp-authz-demo-'));
+  return join(socketFolder, name);
+}
+
+/** The documents of deploy/ and policies/, with a fresh secret for the MCP server and a token for operators. */
+export function writeDocuments(secret) {
+  copyFileSync(join(root, 'deploy/servers.yaml'), join(files, 'servers.yaml'));
+  cpSync(join(root, 'policies'), paths.policies, { recursive: true });
+  mkdirSync(paths.grants, { mode: 0o700 });
+  mkdirSync(join(files, 'credentials/demo'), { recursive: true, mode: 0o700 });
+  writeFileSync(join(files, 'credentials/demo/token'), `${secret}\n`, { mode: 0o600 });
+  writeFileSync(join(files, 'admin.token'), `${randomBytes(24).toString('base64url')}\n`, { mode: 0o600 });
+}
+
+/** The settings of deploy/ with ports and paths of its own, and `more` lines below. */
+export function writeSettings({ name = 'mcp-authz', audit = paths.audit, more = '' } = {}) {
+  const socket = socketPath(`${name}.sock`);
+  const text = deployed('config.yaml', [
     ['/run/mcp-authz/authz.sock', socket],
     ['127.0.0.1:9192', '127.0.0.1:0'],
     ['../policies', 'policies'],
-    ['sink: stdout', `sink: ${JSON.stringify(paths.audit)}`],
+    ['/var/lib/mcp-authz', join(files, 'counters')],
+    ['sink: stdout', `sink: ${JSON.stringify(audit)}`],
   ]);
-  writeFileSync(join(files, 'config.yaml'), config);
-  copyFileSync(join(root, 'deploy/servers.yaml'), join(files, 'servers.yaml'));
-  cpSync(join(root, 'policies'), paths.policies, { recursive: true });
-  mkdirSync(join(files, 'grants'), { mode: 0o700 });
-  mkdirSync(join(files, 'credentials/demo'), { recursive: true, mode: 0o700 });
-  writeFileSync(join(files, 'credentials/demo/token'), `${secret}\n`, { mode: 0o600 });
-  return { config: join(files, 'config.yaml'), grants: join(files, 'grants'), socket };
+  const config = join(files, name === 'mcp-authz' ? 'config.yaml' : `${name}.yaml`);
+  // Counters are kept in one place.
+  const plain = more.startsWith('ledger:') ? text.replace(/^ledger:\n(?: .*\n)+/m, '') : text;
+  writeFileSync(config, `${plain}\nadmin:\n  token_file: admin.token\n${more}`);
+  return { name, config, socket };
 }
 
-/** The configuration of Envoy: deploy/envoy.yaml with other ports and another socket. */
-export function writeEnvoyConfiguration(socket, upstreamPort) {
+/** The configuration of Envoy: deploy/envoy.yaml with other ports, which asks the given sockets in turn. */
+export function writeEnvoyConfiguration(sockets, upstreamPort) {
+  const endpoint = path => `{endpoint: {address: {pipe: {path: ${path}}}}}`;
+  const one = endpoint('/run/mcp-authz/authz.sock');
+  const replicas = sockets.length < 2 ? [] : [
+    // A replica that is gone is left out after two failures, and asked again when it answers its health check.
+    ['    load_assignment:\n      cluster_name: mcp_authz\n', `    outlier_detection:
+      {split_external_local_origin_errors: true, consecutive_local_origin_failure: 2, base_ejection_time: 1s, max_ejection_percent: 50}
+    health_checks:
+    - {timeout: 0.5s, interval: 0.5s, no_traffic_interval: 0.5s, unhealthy_threshold: 1, healthy_threshold: 1, grpc_health_check: {}}
+    load_assignment:
+      cluster_name: mcp_authz
+`],
+  ];
   const text = deployed('envoy.yaml', [
     ['port_value: 10000', 'port_value: 0'],
     ['port_value: 9901', 'port_value: 0'],
     ['port_value: 8080', `port_value: ${upstreamPort}`],
-    ['/run/mcp-authz/authz.sock', socket],
+    [one, sockets.map(endpoint).join(', ')],
+    ...replicas,
   ]);
   const path = join(state, 'envoy.yaml');
   writeFileSync(path, text);
@@ -143,6 +171,21 @@ function lastLines(log) {
   return lines.slice(-15).map(line => `    ${line}`).join('\n');
 }
 
+/** Makes a grant of one day for the server of the demo and gives its token. */
+export function makeGrant(program, policy) {
+  const file = join(paths.grants, 'demo.yaml');
+  const args = ['grant', 'new', '--label', 'demo-agent', '--server', 'demo', '--policy', policy, '--expires', '1d', '--file', file];
+  let out;
+  try {
+    out = execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+  } catch (error) {
+    throw new DemoError(`\`mcp-authz grant new\` failed: ${error.stderr ?? error.message}`);
+  }
+  const token = /mcpa_[0-9A-Za-z_-]{43}/.exec(out)?.[0];
+  if (token === undefined) throw new DemoError(`\`mcp-authz grant new\` showed no token:\n${out}`);
+  return token;
+}
+
 /** Starts the MCP server, which takes nothing but the secret, and gives its port. */
 export async function startServer(program, secret) {
   const part = start('server', program, ['--record', paths.seen, '--require-authorization', `Bearer ${secret}`]);
@@ -151,11 +194,40 @@ export async function startServer(program, secret) {
 }
 
 /** Starts mcp-authz and waits for its socket. */
-export async function startAuthz(program, config, socket) {
-  const part = start('mcp-authz', program, ['serve', '--config', config]);
-  await until('starting mcp-authz', () => existsSync(socket) && readFileSync(part.log, 'utf8').includes('Ready.'), part);
+export async function startAuthz(program, { name, config, socket }) {
+  const part = start(name, program, ['serve', '--config', config]);
+  const log = () => readFileSync(part.log, 'utf8');
+  await until(`starting ${name}`, () => existsSync(socket) && log().includes('Ready.'), part);
   chmodSync(socket, 0o600);
+  const admin = /service="?admin"? address="?([0-9.]+:\d+)/.exec(stripVTControlCharacters(log()))?.[1];
+  if (admin === undefined) throw new DemoError(`${name} did not say where its admin port is; see ${part.log}`);
+  part.admin = admin;
   return part;
+}
+
+/** Ends a process of ours at once, as a crash or the kernel would. */
+export function kill9(part) {
+  process.kill(Number(readFileSync(join(state, `${part.name}.pid`), 'utf8')), 'SIGKILL');
+}
+
+/** What `mcp-authz quota` says, asked through the admin port of one replica. */
+export function quota(program, part, args) {
+  const target = ['--admin', part.admin, '--token-file', join(files, 'admin.token')];
+  return execFileSync(program, ['quota', ...args, ...target], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+}
+
+/** Starts a Redis that keeps its counts and never evicts; gives its URL. */
+export async function startRedis() {
+  const folder = join(state, 'redis');
+  mkdirSync(folder, { mode: 0o700 });
+  const socket = socketPath('redis.sock');
+  const part = start('redis', 'redis-server', [
+    '--port', '0', '--unixsocket', socket, '--unixsocketperm', '700', '--dir', folder, '--save', '', '--appendonly', 'yes',
+    '--maxmemory', '64mb', '--maxmemory-policy', 'noeviction', '--daemonize', 'no',
+  ]);
+  const ready = () => existsSync(socket) && /ready to accept connections/i.test(readFileSync(part.log, 'utf8'));
+  await until('starting Redis', ready, part);
+  return `unix://${socket}`;
 }
 
 /** Starts Envoy and gives the port that agents connect to. */

@@ -147,28 +147,26 @@ pub(crate) fn audit(scripts: &mut Scripts, steps: &[Step]) -> Result<(), String>
         scripts.reap(now_us);
         let before = scripts.dump();
         match (&op, on_scripts(scripts, &op, now_us)) {
-            (Op::Reserve(call), Answer::Reply(reply)) => match reply.code {
-                Code::Held => {
-                    books.retire(&call.id);
-                    // Held twice under one id is one call, so its units may be counted once only.
-                    let known = books.sales.iter().any(|sale| sale.id == call.id);
-                    let lines = call.lines.iter().zip(&call.asks).filter(|_| !known);
-                    books.sales.extend(lines.map(|(line, ask)| Sale {
-                        at_us: now_us,
-                        spec: ask.spec,
-                        amount: line.amount,
-                        id: call.id.clone(),
-                    }));
-                }
-                Code::HeldBefore => {}
-                // I6: what is refused leaves no trace.
-                code if scripts.dump() != before => return Err(format!("{code:?}, but something was written: {op:?}")),
-                _ => {}
-            },
-            (Op::Finish(call, _), Answer::Finished(Finished::Now { .. })) => {
-                if books.returned.insert(call.id.clone(), now_us).is_some() {
-                    return Err(format!("returned twice: {}", call.id));
-                }
+            (Op::Reserve(call), Answer::Reply(reply)) if reply.code == Code::Held => {
+                books.retire(&call.id);
+                // Held twice under one id is one call, so its units may be counted once only.
+                let known = books.sales.iter().any(|sale| sale.id == call.id);
+                let lines = call.lines.iter().zip(&call.asks).filter(|_| !known);
+                books.sales.extend(lines.map(|(line, ask)| Sale {
+                    at_us: now_us,
+                    spec: ask.spec,
+                    amount: line.amount,
+                    id: call.id.clone(),
+                }));
+            }
+            // I6: what is refused leaves no trace.
+            (Op::Reserve(_), Answer::Reply(reply)) if reply.code != Code::HeldBefore && scripts.dump() != before => {
+                return Err(format!("{:?}, but something was written: {op:?}", reply.code));
+            }
+            (Op::Finish(call, _), Answer::Finished(Finished::Now { .. }))
+                if books.returned.insert(call.id.clone(), now_us).is_some() =>
+            {
+                return Err(format!("returned twice: {}", call.id));
             }
             _ => {}
         }

@@ -78,9 +78,9 @@ impl Scripts {
         let common = format!("{before}\n{CLOCK}\n{after}");
         let texts = FILES.map(|(name, file)| (name, format!("{common}\n{}", text(name, file))));
         let mut redis = server.connect();
-        let mut load = |text: &str| match redis.call(&["SCRIPT", "LOAD", text]).unwrap() {
-            Value::Bulk(sha) => sha,
-            other => panic!("{other:?}: {text}"),
+        let mut load = |text: &str| {
+            let answer = redis.call(&["SCRIPT", "LOAD", text]).unwrap();
+            answer.text().unwrap_or_else(|| panic!("{answer:?}: {text}")).to_owned()
         };
         let shas = texts.iter().map(|(name, text)| (*name, load(text))).collect();
         let mut scripts = Self { redis, texts: texts.into(), shas };
@@ -99,10 +99,9 @@ impl Scripts {
     }
 
     pub(crate) fn call(&mut self, command: &[&str]) -> Value {
-        match self.redis.call(command).unwrap() {
-            Value::Error(error) => panic!("{command:?}: {error}"),
-            answer => answer,
-        }
+        let answer = self.redis.call(command).unwrap();
+        assert!(!matches!(answer, Value::Error(_)), "{command:?}: {answer:?}");
+        answer
     }
 
     /// Everything that is stored.

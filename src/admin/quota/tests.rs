@@ -3,18 +3,23 @@
 use std::{path::Path, time::Duration};
 
 use axum::http::{Method, Request};
-use mcp_authz_core::ledger::machine::Bounds;
+use mcp_authz_core::{decision::Denial, ledger::machine::Bounds};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 use super::*;
 use crate::{
-    clock::{Clock, ManualClock},
+    clock::{Clock, ManualClock, SystemClock},
     config::Paths,
     credential::Credential,
     engine::{Case, Engine},
-    quota::{desk::LedgerDesk, embedded::EmbeddedLedger},
+    quota::{
+        Ledger,
+        desk::LedgerDesk,
+        embedded::EmbeddedLedger,
+        redis::{RedisLedger, Settings, Topology},
+    },
     state::State as Documents,
     telemetry::{
         audit::{AuditSink, Sink, WhenUnavailable},
@@ -28,22 +33,35 @@ const POLICY: &str = r#"{"version": "1", "default": "allow", "tools": {
   "post": {"limits": [{"counter": "messages", "window": "hour", "scope": "grant", "max": 5}]},
   "send": {"limits": [{"counter": "messages", "window": "hour", "scope": "grant", "max": 7}]}},
   "all_tools": {"limits": [{"counter": "calls", "window": "day", "scope": "policy", "max": 100}]}}"#;
+const SECOND: &str = r#"{"version": "2", "default": "deny", "tools": {"refund": {"limits": [
+  {"counter": "cents", "window": "day", "scope": "identity", "max": 500, "scale": 2, "increment_from": "args.amount", "disclose": true},
+  {"counter": "equal", "window": {"streak": {"idle": "10m"}}, "scope": "grant", "max": 3},
+  {"counter": "running", "window": {"in_flight": {"lease": "1m"}}, "scope": "server", "max": 4}]}}}"#;
 const GRANTS: &str = "grants:
+- {label: v2, servers: [a], policy: q, subject: 'user:ann', sha256: '4444444444444444444444444444444444444444444444444444444444444444'}
 - {label: g1, servers: [a], policy: p, subject: 'user:ann', sha256: '1111111111111111111111111111111111111111111111111111111111111111'}
 - {label: g2, servers: [a], policy: p, subject: 'user:ann', sha256: '2222222222222222222222222222222222222222222222222222222222222222'}
 - {label: g+3, servers: [a], sha256: '3333333333333333333333333333333333333333333333333333333333333333'}
 ";
 
-struct Rig {
+struct Rig<L: Ledger> {
     folder: tempfile::TempDir,
     documents: Arc<Documents>,
-    engine: Engine<EmbeddedLedger>,
+    engine: Engine<L>,
     pages: Router,
     audit: Arc<AuditSink>,
 }
 
-/// A desk over documents in a folder; without a token if `token` says so.
-fn rig(token: Option<&str>) -> Rig {
+/// A desk over the embedded ledger; without a token if `token` says so.
+fn rig(token: Option<&str>) -> Rig<EmbeddedLedger> {
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(NOW_MS));
+    let bounds = Bounds { counters_max: 1_000, reservations_max: 1_000 };
+    let ledger = EmbeddedLedger::new(bounds, Arc::clone(&clock), Arc::new(|_| {})).unwrap();
+    rig_over(ledger, clock, token)
+}
+
+/// A desk over documents in a folder.
+fn rig_over<L: Ledger>(ledger: L, clock: Arc<dyn Clock>, token: Option<&str>) -> Rig<L> {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let write = |name: &str, text: &str| {
@@ -51,16 +69,15 @@ fn rig(token: Option<&str>) -> Rig {
         std::fs::write(at(name), text).unwrap();
     };
     write("policies/p.json", POLICY);
+    write("policies/q.json", SECOND);
     write("servers.yaml", "servers: {a: {credential: {kind: none}}}\n");
     write("grants/g.yaml", GRANTS);
     write("token", token.unwrap_or_default());
     std::fs::create_dir_all(at("credentials")).unwrap();
-    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(NOW_MS));
     let metrics = Metrics::new(&mut Registry::default(), 0);
     let (documents, _) = Documents::load(&Paths::below(folder.path()), NOW_MS).unwrap();
     let documents = Arc::new(documents);
-    let bounds = Bounds { counters_max: 1_000, reservations_max: 1_000 };
-    let ledger = Arc::new(EmbeddedLedger::new(bounds, Arc::clone(&clock), Arc::new(|_| {})).unwrap());
+    let ledger = Arc::new(ledger);
     let engine = Engine::new(Arc::clone(&ledger), Duration::from_secs(60), Arc::new(|_, _| {}), metrics.clone());
     let sink = Sink::File(at("audit.jsonl"));
     let audit = Arc::new(AuditSink::open(&sink, WhenUnavailable::Deny, 65_536, metrics).unwrap());
@@ -71,7 +88,7 @@ fn rig(token: Option<&str>) -> Rig {
     Rig { folder, documents, engine, pages, audit }
 }
 
-impl Rig {
+impl<L: Ledger> Rig<L> {
     async fn ask(&self, method: Method, uri: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in headers {
@@ -101,10 +118,13 @@ impl Rig {
 
     /// Whether a call of the tool passes under that grant.
     async fn call(&self, label: &str, tool: &str) -> bool {
+        self.called(label, tool, json!({})).await.is_ok()
+    }
+
+    async fn called(&self, label: &str, tool: &str, arguments: Value) -> Result<(), Denial> {
         let snapshot = Arc::clone(&self.documents.snapshot());
         let grant = snapshot.grants().find(|grant| &**grant.label() == label).unwrap();
-        let body =
-            json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": {}}});
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": arguments}});
         let body = body.to_string();
         let document = mcp_authz_core::json::Document::parse(body.as_bytes(), Default::default()).unwrap();
         let headers: [(&[u8], &[u8]); 1] = [(b"content-type", b"application/json")];
@@ -117,7 +137,7 @@ impl Rig {
         let headers = headers.unwrap();
         let message = mcp_authz_core::mcp::Message::read(&document, &headers, versions).unwrap();
         let case = Case {
-            policy: snapshot.policy("p").map(AsRef::as_ref),
+            policy: grant.policy().and_then(|id| snapshot.policy(id)).map(AsRef::as_ref),
             principal: grant.principal(),
             server: "a",
             message: Some(&message),
@@ -126,7 +146,7 @@ impl Rig {
             deadline: tokio::time::Instant::now().checked_add(Duration::from_secs(5)).unwrap(),
         };
         let permit = self.engine.check(&case, &Credential::None).await;
-        permit.map(|permit| drop(permit.hand_over())).is_ok()
+        permit.map(|permit| drop(permit.hand_over()))
     }
 
     fn audit(self) -> String {
@@ -138,13 +158,17 @@ impl Rig {
 #[tokio::test]
 async fn without_the_token_nothing_is_told_and_nothing_is_done() {
     let off = rig(None);
-    for (method, uri) in [(Method::GET, "/quota?grant=g1"), (Method::POST, "/quota/reset")] {
+    for (method, uri) in
+        [(Method::GET, "/quota?grant=g1"), (Method::POST, "/quota/reset"), (Method::POST, "/quota/accept-loss")]
+    {
         let (status, body) = off.ask(method.clone(), uri, &[("authorization", TOKEN)], "{}").await;
         assert_eq!(status, 403);
         assert!(body.contains("`admin.token_file`"), "{body}");
     }
     let on = rig(Some("0123456789abcdef"));
-    for (method, uri) in [(Method::GET, "/quota?grant=g1"), (Method::POST, "/quota/reset")] {
+    for (method, uri) in
+        [(Method::GET, "/quota?grant=g1"), (Method::POST, "/quota/reset"), (Method::POST, "/quota/accept-loss")]
+    {
         for headers in
             [&[][..], &[("authorization", "Bearer 0123456789abcdeX")], &[("cookie", "token=0123456789abcdef")]]
         {
@@ -193,6 +217,7 @@ async fn counters_are_found_by_identity_and_shared_ones_come_once() {
     for (query, status, text) in [
         ("", 400, "name a grant or an identity\n"),
         ("counter=calls", 400, "name a grant or an identity\n"),
+        ("grant=v2&tool=post", 404, "no policy of the grant has such a counter\n"),
         ("grant=g9", 404, "no such grant\n"),
         ("grant=g1&identity=user%3Abob", 404, "no such grant\n"),
         ("grant=g1&counter=nothing", 404, "no policy of the grant has such a counter\n"),
@@ -267,4 +292,82 @@ async fn what_cannot_be_recorded_is_not_done() {
     let (status, body) = rig.reset(&json!({"grant": "g1", "counter": "messages"})).await;
     assert_eq!((status, &*body), (503, "the audit record cannot be kept, so nothing was done\n"));
     assert_eq!(rig.rows("grant=g1&tool=post").await[0]["used"], 1);
+}
+
+#[tokio::test]
+async fn accepting_a_loss_is_recorded_even_if_nothing_was_lost() {
+    let rig = rig(Some("0123456789abcdef"));
+    let headers = [("authorization", TOKEN), ("content-type", "application/json")];
+    let accept = |body| rig.ask(Method::POST, "/quota/accept-loss", &headers, body);
+    assert_eq!(accept("{\"grant\": \"g1\"}").await.0, 400);
+    let (status, body) = accept("{}").await;
+    assert_eq!((status, &serde_json::from_str::<Value>(&body).unwrap()["accepted"]), (200, &json!(false)));
+    let lines = rig.audit();
+    assert_eq!(lines.lines().count(), 1);
+    assert!(lines.contains("\"event\":\"quota_accept_loss\""), "{lines}");
+}
+
+#[tokio::test]
+async fn every_kind_of_counter_is_shown_as_far_as_it_can_be() {
+    let rig = rig(Some("0123456789abcdef"));
+    for _ in 0..2 {
+        rig.called("v2", "refund", json!({"amount": 1.99})).await.unwrap();
+    }
+    let rows = rig.rows("grant=v2").await;
+    let brief: Vec<Value> = rows
+        .iter()
+        .map(|row| {
+            json!([row["counter"], row["server"], row["scale"], row["used"], row["max"], row["left"], row["resets_at"]])
+        })
+        .collect();
+    let expected = json!([
+        ["cents", null, 2, 398, 50_000, 49_602, "2027-01-16T00:00:00Z"],
+        // Which row of equal calls goes on depends on the next call.
+        ["equal", null, 0, null, 3, null, null],
+        ["running", "a", 0, 2, 4, 2, null],
+    ]);
+    assert_eq!(Value::from(brief), expected);
+    let denial = rig.called("v2", "refund", json!({"amount": 497})).await.unwrap_err();
+    assert!(
+        denial.message.ends_with(" (3.98 of 500.00 used today, 496.02 left; resets in 16 h)"),
+        "{}",
+        denial.message
+    );
+    // A row of equal calls can be ended all the same. The refused call was another one, so this row has three calls to go.
+    assert_eq!(rig.reset(&json!({"grant": "v2", "counter": "running"})).await.0, 200);
+    for allowed in [true, true, true, false] {
+        assert_eq!(rig.called("v2", "refund", json!({"amount": 1.99})).await.is_ok(), allowed);
+    }
+    assert_eq!(rig.reset(&json!({"grant": "v2", "counter": "equal"})).await.0, 200);
+    rig.called("v2", "refund", json!({"amount": 1.99})).await.unwrap();
+}
+
+#[tokio::test]
+async fn counters_in_redis_are_shown_and_reset_all_the_same() {
+    let server = test_redis::RedisServer::start(&["--appendonly", "yes"]);
+    let topology = Topology::standalone(&format!("unix://{}", server.socket().display())).unwrap();
+    let settings = Settings { timeout: Duration::from_secs(2), fence: Duration::ZERO, ..Settings::new(topology) };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let ledger = RedisLedger::connect(settings, Arc::clone(&clock), Arc::new(|_| {})).await.unwrap();
+    let deadline = tokio::time::Instant::now().checked_add(Duration::from_secs(20)).unwrap();
+    assert!(ledger.connected(deadline).await);
+    let rig = rig_over(ledger, clock, Some("0123456789abcdef"));
+    for _ in 0..3 {
+        rig.called("v2", "refund", json!({"amount": 1.99})).await.unwrap();
+    }
+    assert!(rig.called("v2", "refund", json!({"amount": 1.99})).await.is_err());
+    let rows = rig.rows("identity=user%3Aann&policy=q").await;
+    let brief: Vec<Value> =
+        rows.iter().map(|row| json!([row["counter"], row["used"], row["max"], row["left"]])).collect();
+    assert_eq!(json!(brief), json!([["cents", 597, 50_000, 49_403], ["equal", null, 3, null], ["running", 3, 4, 1]]));
+    assert!(rows[0]["resets_at"].as_str().unwrap().ends_with("T00:00:00Z"));
+    for counter in ["cents", "equal", "running"] {
+        assert_eq!(rig.reset(&json!({"grant": "v2", "counter": counter})).await.0, 200);
+    }
+    let rows = rig.rows("grant=v2").await;
+    assert_eq!((&rows[0]["used"], &rows[2]["used"]), (&json!(0), &json!(0)));
+    rig.called("v2", "refund", json!({"amount": 1.99})).await.unwrap();
+    let headers = [("authorization", TOKEN), ("content-type", "application/json")];
+    let (status, body) = rig.ask(Method::POST, "/quota/accept-loss", &headers, "{}").await;
+    assert_eq!((status, &serde_json::from_str::<Value>(&body).unwrap()["accepted"]), (200, &json!(false)));
 }

@@ -11,6 +11,7 @@ pub(super) struct Entry<'a> {
     pub(super) servers: &'a [String],
     pub(super) policy: Option<&'a str>,
     pub(super) subject: Option<&'a str>,
+    pub(super) groups: &'a [String],
     pub(super) expires: Option<&'a str>,
 }
 
@@ -18,11 +19,16 @@ impl Entry<'_> {
     /// The keys and values in the order in which they are written.
     fn shape(&self) -> Vec<(&'static str, Shape)> {
         let text = |text: &str| Shape::String(text.to_owned());
-        let servers = self.servers.iter().map(|server| Node { line: None, shape: text(server) }).collect();
+        let list =
+            |texts: &[String]| Shape::List(texts.iter().map(|one| Node { line: None, shape: text(one) }).collect());
         let mut members =
-            vec![("label", text(self.label)), ("sha256", text(self.sha256)), ("servers", Shape::List(servers))];
-        let more = [("policy", self.policy), ("subject", self.subject), ("expires", self.expires)];
-        members.extend(more.into_iter().filter_map(|(key, value)| value.map(|value| (key, text(value)))));
+            vec![("label", text(self.label)), ("sha256", text(self.sha256)), ("servers", list(self.servers))];
+        let named = |key, value: Option<&str>| value.map(|value| (key, text(value)));
+        members.extend([named("policy", self.policy), named("subject", self.subject)].into_iter().flatten());
+        if !self.groups.is_empty() {
+            members.push(("groups", list(self.groups)));
+        }
+        members.extend(named("expires", self.expires));
         members
     }
 
@@ -214,6 +220,7 @@ mod tests {
             servers,
             policy: Some("p"),
             subject: Some("a \"b\" \\ é"),
+            groups: &[],
             expires: Some("2027-01-01T00:00:00Z"),
         }
     }
@@ -247,6 +254,15 @@ mod tests {
         ] {
             assert_eq!(append(old, &entry(&servers)).as_deref(), Some(new.as_str()), "{old}");
         }
+    }
+
+    #[test]
+    fn groups_are_a_list_as_servers_are() {
+        let (servers, groups) = (["s".to_owned()], ["b".to_owned(), "a".to_owned()]);
+        let entry = Entry { groups: &groups, policy: None, subject: None, expires: None, ..entry(&servers) };
+        let expected =
+            "grants:\n  - label: \"new\"\n    sha256: \"ab\"\n    servers: [\"s\"]\n    groups: [\"b\", \"a\"]\n";
+        assert_eq!(append("", &entry).as_deref(), Some(expected));
     }
 
     #[test]

@@ -115,6 +115,14 @@ fn bad_usage_is_told_before_anything_is_written() {
             &["--label", "a", "--server", "s", "--file", "@/g.yaml", "--subject", " x"],
             "--subject takes 1 to 256 bytes without control characters or spaces at its ends",
         ),
+        (
+            &["--label", "a", "--server", "s", "--file", "@/g.yaml", "--group", "a b"],
+            "--group takes 1 to 128 of A-Z, a-z, 0-9, `_`, `.`, `-`, `@`, `:`, `/`, `+`",
+        ),
+        (
+            &["--label", "a", "--server", "s", "--file", "@/g.yaml", "--group", "a", "--group", "a"],
+            "--group names one group twice",
+        ),
         (&["--label", "a", "--server", "s", "--file", "@/g.yaml", "--expires", "90"], time),
         (&["--label", "a", "--server", "s", "--file", "@/g.yaml", "--expires", "d"], time),
         (&["--label", "a", "--server", "s", "--file", "@/g.yaml", "--expires", "-1d"], time),

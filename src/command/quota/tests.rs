@@ -125,7 +125,7 @@ fn a_reset_shows_what_it_will_do_and_asks() {
             assert_eq!(serde_json::from_str::<Value>(body).unwrap(), expected);
         } else {
             assert_eq!((status, &*out, asked.len()), (ExitCode::from(FAILED), "", 1));
-            assert!(err.ends_with("mcp-authz: not confirmed, nothing was reset\n"), "{err}");
+            assert!(err.ends_with("mcp-authz: not confirmed, nothing was done\n"), "{err}");
         }
     }
 }
@@ -172,4 +172,18 @@ fn settings_without_a_token_file_say_what_is_missing() {
         .unwrap();
     assert!(run_with(&[]).1.contains("give it as --admin"));
     assert!(run_with(&["--admin", "127.0.0.1:9"]).1.contains("cannot be read"));
+}
+
+#[test]
+fn a_loss_is_accepted_only_on_purpose() {
+    let answer = |accepted: bool| (200, json!({"time": "2027-01-15T08:00:00Z", "accepted": accepted}).to_string());
+    for (accepted, text) in [(true, "the loss is accepted\n"), (false, "no counts were lost; nothing was changed\n")] {
+        let (address, asked) = port(vec![answer(accepted)]);
+        let (status, out, err) = quota(address, &["accept-loss"], "y\n");
+        assert_eq!((status, &*out), (ExitCode::SUCCESS, text), "{err}");
+        let asked = asked.join().unwrap();
+        assert!(asked[0].starts_with("POST /quota/accept-loss HTTP/1.0\r\n") && asked[0].ends_with("\r\n\r\n{}"));
+    }
+    let (address, _) = port(Vec::new());
+    assert_eq!(quota(address, &["accept-loss"], "").0, ExitCode::from(FAILED));
 }

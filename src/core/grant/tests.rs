@@ -225,3 +225,26 @@ proptest::proptest! {
         proptest::prop_assert_eq!(TokenDigest::parse(&digest.hex()), Some(digest));
     }
 }
+
+#[test]
+fn groups_are_sorted_bounded_and_each_once() {
+    let groups = |list: &str| {
+        let files = read(&entry("t", &format!(", groups: {list}")));
+        let told: Vec<String> = files.defects.iter().map(|defect| defect.message.clone()).collect();
+        let found = files.grants.iter().next().map(|grant| grant.principal().groups.to_vec());
+        (told, found.map(|groups| groups.iter().map(ToString::to_string).collect::<Vec<_>>()))
+    };
+    assert_eq!(groups("[b, 'a/x', 'B@c']"), (vec![], Some(vec!["B@c".to_owned(), "a/x".to_owned(), "b".to_owned()])));
+    assert_eq!(groups("[]"), (vec![], Some(vec![])));
+    assert_eq!(groups("[b, a, b]"), (vec!["`b` is listed twice".to_owned()], None));
+    for bad in ["['a b']", "['']", "[5]", "a", "{}"] {
+        let (told, found) = groups(bad);
+        assert_eq!((told.len(), found), (1, None), "{bad}");
+    }
+    let many = |count: usize| {
+        let names: Vec<String> = (0..count).map(|index| format!("g{index}")).collect();
+        groups(&format!("[{}]", names.join(", "))).0
+    };
+    assert_eq!(many(GROUPS_MAX), [""; 0]);
+    assert_eq!(many(GROUPS_MAX + 1), ["has 17 groups, more than 16"]);
+}

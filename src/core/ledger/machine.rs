@@ -486,6 +486,13 @@ impl Counter {
         rows.find(|((_, whose), row)| &**whose == id && **row == charged).map(|(row, _)| row.clone())
     }
 
+    fn forget_pending(&mut self, row: &Row) {
+        self.pending.remove(row);
+        if self.pending.is_empty() {
+            self.pending_ends_ms = None;
+        }
+    }
+
     /// What is pending ends no earlier than `ends_ms`: a row that is gone while its hold lasts would read as given back.
     fn keep_pending(&mut self, ends_ms: u64) {
         self.pending_ends_ms = self.pending_ends_ms.max(Some(ends_ms));

@@ -218,3 +218,22 @@ fn a_modern_request_is_read_with_the_headers_of_a_true_client() {
     let text = suite(&format!(r#""cases":[{{"id":"c","request":{request},"expect":{{"decision":"allow"}}}}]"#));
     assert_eq!(run_text(&text).unwrap(), Results { passed: 1, failures: vec![] });
 }
+
+#[test]
+fn a_call_stands_for_its_request_and_a_step_may_be_repeated() {
+    let step = |more: &str, decision: &str| {
+        format!(r#"{{"call":{{"name":"t","arguments":{{"n":1}}}},{more}"expect":{{"decision":"{decision}"}}}}"#)
+    };
+    let run =
+        |steps: &[String]| run_text(&suite(&format!(r#""sequences":[{{"id":"q","steps":[{}]}}]"#, steps.join(","))));
+    let passed = run(&[step(r#""times":2,"#, "allow"), step(r#""times":3,"#, "deny")]).unwrap();
+    assert_eq!((passed.passed, passed.failures.len()), (5, 0));
+    let failed = run(&[step(r#""times":3,"#, "allow")]).unwrap();
+    assert_eq!((failed.passed, failed.failures.len(), &*failed.failures[0].id), (2, 1, "q step 1"));
+    assert!(run(&[step(r#""times":1000,"#, "deny")]).is_ok());
+    for more in [r#""times":0,"#, r#""times":1001,"#, r#""request":{},"#] {
+        assert_eq!(run(&[step(more, "allow")]).unwrap_err().len(), 1, "{more}");
+    }
+    let nameless = suite(r#""cases":[{"id":"c","call":{"arguments":{}},"expect":{"decision":"allow"}}]"#);
+    assert_eq!(run_text(&nameless).unwrap_err().len(), 1);
+}

@@ -49,7 +49,7 @@ impl Machine {
         counter.ends_ms = ends_ms;
         if line.release {
             for (row, _) in &seen.due {
-                counter.pending.remove(row);
+                counter.forget_pending(row);
             }
             if held && line.mode == Mode::Consume {
                 let row = Pending { amount: line.amount, window: seen.window, since_ms: now_ms };
@@ -106,7 +106,7 @@ impl Machine {
             let row =
                 row.and_then(|(counter, charged)| Some((counter.find_pending(head.id, charged, now_ms)?, counter)));
             if let Some((row, counter)) = row {
-                counter.pending.remove(&row);
+                counter.forget_pending(&row);
                 reindex(&mut self.ends, counter, key);
             } else {
                 // Given back when the hold ran out: all of it is owed again.
