@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use mcp_authz_core::{
@@ -31,13 +32,8 @@ use crate::{
     telemetry::metrics::{ErrorKind, LedgerEvent, LedgerOutage, Metrics, QuotaOutcome, ReservationOutcome},
 };
 
-/// The engine in use and who ends what was dropped.
-pub(super) struct Opened {
-    pub(super) ledger: Arc<AnyLedger>,
-    pub(super) on_leak: OnLeak,
-    pub(super) reached: Reached,
-    settler: LeakSettler,
-}
+/// The engine in use, the callback for what is dropped, whether the store was reached, and who ends what was dropped.
+pub(super) type Opened = (Arc<AnyLedger>, OnLeak, Reached, LeakSettler);
 
 /// Whether the store was ever in use.
 #[derive(Clone, Debug, Default)]
@@ -75,23 +71,18 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>, metrics: &Metr
     let hold = config.timeouts.lease;
     let (on_leak, settler) =
         LeakSettler::start(Arc::clone(&ledger), config.ledger.leaks_max, hold, on_settled(metrics.clone()));
-    Ok(Opened { ledger, on_leak, reached, settler })
+    Ok((ledger, on_leak, reached, settler))
 }
 
 /// Ends what was dropped, then the engine; for `drain` at most.
-pub(super) async fn close(ledger: &AnyLedger, settler: LeakSettler, until: Instant) {
+pub(super) async fn close(ledger: &AnyLedger, settler: LeakSettler, drain: Duration) {
+    let now = Instant::now();
+    let until = now.checked_add(drain).unwrap_or(now);
     if !settler.close(until).await {
         tracing::warn!("Some reservations were not given back in time; their units stay spent.");
     }
     if let AnyLedger::Redis(ledger) = ledger {
         ledger.close(until).await;
-    }
-}
-
-impl Opened {
-    /// Takes it apart.
-    pub(super) fn into_parts(self) -> (Arc<AnyLedger>, OnLeak, Reached, LeakSettler) {
-        (self.ledger, self.on_leak, self.reached, self.settler)
     }
 }
 
