@@ -67,6 +67,10 @@ impl Ledger for Shaky {
         self.inner.reset(lines).await
     }
 
+    async fn accept_loss(&self) -> Result<bool, LedgerError> {
+        Ok(false)
+    }
+
     fn admitted_unmetered(&self, _: &Arc<Booking>) {}
 }
 
