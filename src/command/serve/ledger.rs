@@ -25,7 +25,7 @@ use crate::{
         OnLeak,
         any::AnyLedger,
         embedded::EmbeddedLedger,
-        leaks::{Leak, OnSettled, LeakSettler},
+        leaks::{Leak, LeakSettler, OnSettled},
         redis::{Event, Observer, Outage, RedisLedger, Settings},
     },
     snapshot::Snapshot,
