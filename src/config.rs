@@ -3,6 +3,7 @@
 //! Owns every default, unit and range. Reads no other file; whether the files that it names exist is found out when they
 //! are loaded. Relative paths are relative to the folder of the settings file.
 
+mod ledger;
 mod read;
 mod shown;
 
@@ -17,6 +18,8 @@ use mcp_authz_core::{
     http::HeaderLimits,
     json,
 };
+
+pub use ledger::{Engine, Ledger};
 
 use crate::{
     envoy::server::Endpoint,
@@ -48,6 +51,8 @@ pub struct Config {
     pub log: Log,
     /// What the admin port offers beyond looking.
     pub admin: Admin,
+    /// Where counters are kept.
+    pub ledger: Ledger,
     /// What is legal and probably not meant.
     pub warnings: Vec<Defect>,
 }
@@ -191,8 +196,19 @@ pub struct Admin {
     pub token_file: Option<PathBuf>,
 }
 
-const SECTIONS: &[&str] =
-    &["listen", "tls", "danger_plaintext_tcp", "paths", "limits", "timeouts", "envoy", "audit", "log", "admin"];
+const SECTIONS: &[&str] = &[
+    "listen",
+    "tls",
+    "danger_plaintext_tcp",
+    "paths",
+    "limits",
+    "timeouts",
+    "envoy",
+    "audit",
+    "log",
+    "admin",
+    "ledger",
+];
 
 impl Config {
     /// Reads settings from text. `file` is how the operator names the file; relative paths in it start at `folder`.

@@ -13,16 +13,15 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use mcp_authz_core::{
-    document::Defect,
-    ledger::{Finished, machine::Bounds},
-};
+use mcp_authz_core::document::Defect;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
+
+mod ledger;
 
 use crate::{
     admin::{self, AdminView, QuotaPages, Readiness, router, token::AdminToken},
@@ -34,17 +33,14 @@ use crate::{
         server::{Drained, Event, Observer, Server, Settings as ServerSettings},
         tls::{Tls, TlsSettings},
     },
-    quota::{
-        desk::LedgerDesk,
-        embedded::{EmbeddedLedger, settle_leaks},
-    },
+    quota::desk::LedgerDesk,
     settle::Settler,
     snapshot::Snapshot,
     state::{Reloaded, State},
     telemetry::{
         audit::{AuditSink, WhenUnavailable},
         log,
-        metrics::{ErrorKind, Metrics, QuotaOutcome, ReservationOutcome},
+        metrics::{ErrorKind, Metrics},
     },
 };
 
@@ -127,13 +123,16 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
     let server = bind(&config, tls.clone(), &metrics).await?;
     let admin_listener = bind_admin(config.listen.admin).await?;
     let health = server.health();
+    let opened = ledger::open(&config, &clock, &metrics).await?;
+    let (ledger, on_leak, reached, leaks) = opened.into_parts();
     let view = Arc::new(View {
         state: Arc::clone(&state),
         config: ArcSwap::from_pointee(config.clone()),
         draining: AtomicBool::new(false),
+        reached,
     });
     let (stop_admin, admin_stopped) = tokio::sync::oneshot::channel::<()>();
-    let engine = engine(&config, &clock, &metrics)?;
+    let engine = Engine::new(Arc::clone(&ledger), config.timeouts.lease, on_leak, metrics.clone());
     let desk = LedgerDesk::new(Arc::clone(engine.ledger()), Arc::clone(&state), Arc::clone(&audit), Arc::clone(&clock));
     let quota = QuotaPages { desk: Arc::new(desk), token: Arc::clone(&admin_token) };
     let pages = router(Arc::clone(&view) as Arc<dyn AdminView>, Arc::new(registry), quota);
@@ -175,6 +174,8 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
     if tokio::time::timeout(SETTLE_CLOSE, settling).await.is_err() {
         tracing::warn!("Some reservations were not settled in time; their units count as spent.");
     }
+    let now = tokio::time::Instant::now();
+    ledger::close(&ledger, leaks, now.checked_add(config.timeouts.drain).unwrap_or(now)).await;
     drop(stop_admin);
     if admin.await.is_err_and(|error| error.is_panic()) {
         tracing::error!("The admin listener panicked: a defect of mcp-authz, please report it.");
@@ -285,30 +286,6 @@ fn check_settings(config: &Config) -> CheckSettings {
         margin: config.timeouts.margin,
         accept_lossy_body: config.envoy.accept_lossy_body,
     }
-}
-
-fn engine(config: &Config, clock: &Arc<dyn Clock>, metrics: &Metrics) -> Result<Engine<EmbeddedLedger>, ExitCode> {
-    let bounds = Bounds { counters_max: config.limits.counters_max, reservations_max: config.limits.reservations_max };
-    let counted = metrics.clone();
-    let expired = Arc::new(move |n| counted.reservations(ReservationOutcome::Expired, n));
-    let ledger = EmbeddedLedger::new(bounds, Arc::clone(clock), expired);
-    let ledger = Arc::new(ledger.map_err(|error| fail("the ledger", &error))?);
-    let counted = metrics.clone();
-    let on_leak = settle_leaks(Arc::clone(&ledger), move |ticket, finished| {
-        counted.reservations(ReservationOutcome::Leaked, 1);
-        match finished {
-            Ok(Finished::Now { .. }) => {
-                counted.reservations(ReservationOutcome::RolledBack, 1);
-                counted.quota_of(ticket, QuotaOutcome::Refunded);
-            }
-            Ok(_) => {}
-            Err(error) => {
-                counted.error(ErrorKind::Ledger);
-                tracing::warn!(error = chain(&error), "A reservation could not be settled; its units count as spent.");
-            }
-        }
-    });
-    Ok(Engine::new(ledger, config.timeouts.lease, on_leak, metrics.clone()))
 }
 
 /// Ready on SIGTERM or SIGINT. Where signals cannot be had the process is stopped by its supervisor's kill.
@@ -433,12 +410,16 @@ struct View {
     state: Arc<State>,
     config: ArcSwap<Config>,
     draining: AtomicBool,
+    reached: ledger::Reached,
 }
 
 impl AdminView for View {
     fn readiness(&self) -> Readiness {
-        // There is no process without a snapshot, so draining is the only reason not to be ready.
-        if self.draining.load(Ordering::Relaxed) { Readiness::NotReady("stopping".into()) } else { Readiness::Ready }
+        // There is no process without a snapshot, so what is left are the end and the quota store.
+        if self.draining.load(Ordering::Relaxed) {
+            return Readiness::NotReady("stopping".into());
+        }
+        self.reached.readiness(&self.state.snapshot())
     }
 
     fn config(&self) -> Value {

@@ -8,7 +8,7 @@ use std::{
 
 use mcp_authz_core::document::{Cursor, Fields, quoted};
 
-use super::{Admin, Audit, Config, Envoy, Limits, Listen, Log, Paths, Timeouts, Tls, TlsClients};
+use super::{Admin, Audit, Config, Envoy, Limits, Listen, Log, Paths, Timeouts, Tls, TlsClients, ledger::ledger};
 use crate::{
     envoy::server::Endpoint,
     telemetry::{
@@ -35,6 +35,7 @@ pub(super) fn config(fields: &Fields<'_>, folder: &Path) -> Option<Config> {
     let audit = audit(fields, folder);
     let log = log(fields);
     let admin = admin(fields, folder);
+    let ledger = ledger(fields, folder);
     plaintext?;
     Some(Config {
         listen: listen?,
@@ -46,6 +47,7 @@ pub(super) fn config(fields: &Fields<'_>, folder: &Path) -> Option<Config> {
         audit: audit?,
         log: log?,
         admin: admin?,
+        ledger: ledger?,
         warnings: Vec::new(),
     })
 }
@@ -175,7 +177,7 @@ fn tls(value: &Cursor<'_>, folder: &Path) -> Option<Tls> {
     Some(Tls { certificate: certificate?, key: key?, clients })
 }
 
-fn path(value: &Cursor<'_>, folder: &Path) -> Option<PathBuf> {
+pub(super) fn path(value: &Cursor<'_>, folder: &Path) -> Option<PathBuf> {
     let text = value.non_empty()?;
     if text.contains('\0') {
         value.defect("is no path");
@@ -197,24 +199,36 @@ pub(super) fn paths(parent: &Fields<'_>, folder: &Path) -> Option<Paths> {
 }
 
 /// A section that may be left out, and then all its keys are.
-struct Section<'a>(Option<Fields<'a>>);
+pub(super) struct Section<'a>(Option<Fields<'a>>);
 
 impl<'a> Section<'a> {
-    fn of(parent: &Fields<'a>, name: &str, keys: &[&str]) -> Option<Self> {
+    pub(super) fn of(parent: &Fields<'a>, name: &str, keys: &[&str]) -> Option<Self> {
         match parent.optional(name) {
             Some(value) => Some(Self(Some(value.fields(keys)?))),
             None => Some(Self(None)),
         }
     }
 
-    fn optional(&self, key: &str) -> Option<Cursor<'a>> {
+    /// Keys that are there already.
+    pub(super) fn within(fields: Fields<'a>) -> Self {
+        Self(Some(fields))
+    }
+
+    pub(super) fn optional(&self, key: &str) -> Option<Cursor<'a>> {
         self.0.as_ref().and_then(|fields| fields.optional(key))
     }
 
     /// Notes a defect of the whole section.
-    fn defect(&self, message: &str) {
+    pub(super) fn defect(&self, message: &str) {
         if let Some(fields) = &self.0 {
             fields.map().defect(message);
+        }
+    }
+
+    /// Notes a defect of the whole section, and what to do.
+    pub(super) fn defect_with_hint(&self, message: &str, hint: &str) {
+        if let Some(fields) = &self.0 {
+            fields.map().defect_with_hint(message, hint);
         }
     }
 
@@ -222,16 +236,16 @@ impl<'a> Section<'a> {
         self.optional(key).map_or(Some(default), |value| value.u64_in(&(min..=max)))
     }
 
-    fn size(&self, key: &str, default: u64, min: u64, max: u64) -> Option<usize> {
+    pub(super) fn size(&self, key: &str, default: u64, min: u64, max: u64) -> Option<usize> {
         self.number(key, default, min, max).and_then(|value| usize::try_from(value).ok())
     }
 
-    fn millis(&self, key: &str, default: u64, min: u64, max: u64) -> Option<Duration> {
+    pub(super) fn millis(&self, key: &str, default: u64, min: u64, max: u64) -> Option<Duration> {
         self.number(key, default, min, max).map(Duration::from_millis)
     }
 
     /// A boolean that is false unless said otherwise.
-    fn flag(&self, key: &str) -> Option<bool> {
+    pub(super) fn flag(&self, key: &str) -> Option<bool> {
         self.optional(key).map_or(Some(false), |value| value.bool())
     }
 }

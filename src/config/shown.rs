@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::Config;
+use super::{Config, ledger};
 use crate::telemetry::{
     audit::Sink,
     log::{self, Level},
@@ -60,6 +60,7 @@ impl Config {
                 "fail_closed": self.audit.fail_closed,
                 "buffer_bytes_max": self.audit.buffer_bytes_max,
             },
+            "ledger": ledger::shown(&self.ledger),
             "admin": { "token_file": self.admin.token_file.as_deref().map(text) },
             "log": {
                 "level": match self.log.level {

@@ -47,6 +47,8 @@ fn every_setting_has_its_default() {
     assert_eq!(config.audit, Audit { sink: Sink::Stdout, fail_closed: false, buffer_bytes_max: 4_194_304 });
     assert_eq!(config.log, Log { level: Level::Info, format: log::Format::Text });
     assert_eq!(config.admin, Admin::default());
+    let folder = Some("/var/lib/mcp-authz".into());
+    assert_eq!(config.ledger, Ledger { engine: Engine::Embedded { folder }, leaks_max: 10_000 });
 }
 
 #[test]
@@ -104,6 +106,7 @@ fn every_number_has_a_range() {
         ("timeouts", "margin_ms", 0, 999),
         ("timeouts", "lease_ms", 1_000, 86_400_000),
         ("timeouts", "drain_ms", 0, 600_000),
+        ("ledger", "leaks_max", 1, 1_000_000),
         ("audit", "buffer_bytes_max", 65_536, 1_073_741_824_i64),
     ] {
         for (value, fits) in [(min, true), (max, true), (min - 1, false), (max + 1, false)] {
@@ -249,4 +252,126 @@ fn a_settings_file_that_cannot_be_read_is_a_defect() {
     std::fs::write(&path, LISTEN).unwrap();
     let config = Config::load(&path).unwrap();
     assert_eq!(config.paths.policies, folder.path().join("policies"));
+}
+
+fn redis(more: &str) -> crate::quota::redis::Settings {
+    match with(&format!("ledger: {{redis: {more}}}\n")).ledger.engine {
+        Engine::Redis(settings) => *settings,
+        Engine::Embedded { .. } => panic!("{more}"),
+    }
+}
+
+#[test]
+fn one_line_selects_redis() {
+    use crate::quota::redis::{Settings, Topology};
+    let expected = Settings::new(Topology::standalone("redis://redis.example:6379").unwrap());
+    assert_eq!(redis("{url: 'redis://redis.example'}"), expected);
+}
+
+#[test]
+fn every_setting_of_redis_is_read() {
+    use crate::quota::redis::{Durability, Topology};
+    let all = redis(
+        "{sentinel: {urls: ['rediss://a:1', 'rediss://b:2'], master: m, password_file: sp}, domain: d-1_x, username: u,
+  password_file: p, tls: {ca: ca, certificate: c, key: k}, timeout_ms: 41, durability: 'wait:2', wait_timeout_ms: 51,
+  secret_file: s, allow_unsafe: true, journal_max: 101}",
+    );
+    let Topology::Sentinel { sentinels, master, password_file } = &all.topology else { panic!("{all:?}") };
+    assert_eq!(sentinels.iter().map(ToString::to_string).collect::<Vec<_>>(), ["rediss://a:1", "rediss://b:2"]);
+    assert_eq!((master.as_str(), password_file.as_deref()), ("m", Some(Path::new("/etc/x/sp"))));
+    assert_eq!((all.domain.as_str(), all.username.as_deref()), ("d-1_x", Some("u")));
+    assert_eq!(all.password_file.as_deref(), Some(Path::new("/etc/x/p")));
+    assert_eq!(all.secret_file.as_deref(), Some(Path::new("/etc/x/s")));
+    assert_eq!(all.tls.key.as_deref(), Some(Path::new("/etc/x/k")));
+    assert_eq!((all.timeout.as_millis(), all.wait_timeout.as_millis()), (41, 51));
+    assert_eq!((all.durability, all.allow_unsafe, all.journal_max), (Durability::Wait(2), true, 101));
+    let cluster = redis("{cluster: ['redis://a', 'redis://b:7']}");
+    assert!(matches!(&cluster.topology, Topology::Cluster { nodes } if nodes.len() == 2));
+}
+
+#[test]
+fn settings_of_redis_have_ranges() {
+    for (key, min, max) in [("timeout_ms", 1, 10_000), ("wait_timeout_ms", 1, 10_000), ("journal_max", 100, 10_000_000)]
+    {
+        for (value, fits) in [(min, true), (max, true), (min - 1, false), (max + 1, false)] {
+            let text = format!("{LISTEN}ledger: {{redis: {{url: 'redis://a', {key}: {value}}}}}\n");
+            assert_eq!(parse(&text).is_ok(), fits, "{text}");
+        }
+    }
+    let domain = |length: usize| {
+        parse(&format!("{LISTEN}ledger: {{redis: {{url: 'redis://a', domain: {}}}}}\n", "d".repeat(length)))
+    };
+    assert!(domain(48).is_ok() && domain(49).is_err());
+    let cluster = |count: usize| {
+        let urls: Vec<String> = (0..count).map(|n| format!("'redis://a:{}'", n + 1)).collect();
+        parse(&format!("{LISTEN}ledger: {{redis: {{cluster: [{}]}}}}\n", urls.join(", ")))
+    };
+    assert!(cluster(16).is_ok() && cluster(17).is_err() && cluster(0).is_err());
+    for (text, fits) in [("wait:1", true), ("wait:10", true), ("wait:0", false), ("wait:11", false), ("sync", false)] {
+        let text = format!("{LISTEN}ledger: {{redis: {{url: 'redis://a', durability: '{text}'}}}}\n");
+        assert_eq!(parse(&text).is_ok(), fits, "{text}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_ledger_is_told() {
+    for (ledger, told) in [
+        (
+            "{embedded: {}, redis: {url: 'redis://a'}}",
+            "/ledger/redis: a second engine (counters are kept in one place: remove `embedded` or `redis`)",
+        ),
+        ("{redis: {}}", "/ledger/redis: needs one of `url`, `sentinel` and `cluster`"),
+        (
+            "{redis: {url: 'redis://a', cluster: ['redis://a']}}",
+            "/ledger/redis: needs one of `url`, `sentinel` and `cluster`",
+        ),
+        (
+            "{redis: {url: 'redis://u:hunter2@a'}}",
+            "/ledger/redis/url: an address with a password in it would end up in logs (write the user as `username` and put the password into a file named by `password_file`)",
+        ),
+        (
+            "{redis: {url: 'a:6379'}}",
+            "/ledger/redis/url: `a:6379` is no address of a Redis server (such as `redis://redis.example:6379`, `rediss://redis.example:6380` or `unix:///run/redis.sock`)",
+        ),
+        (
+            "{redis: {url: 'rediss://a'}}",
+            "/ledger/redis: `rediss` needs `tls.ca` (the PEM file with the authorities that sign the server's certificate)",
+        ),
+        (
+            "{redis: {url: 'redis://a', tls: {ca: x}}}",
+            "/ledger/redis/tls: no address asks for TLS (write `rediss://` in place of `redis://`)",
+        ),
+        (
+            "{redis: {url: 'rediss://a', tls: {ca: x, key: y}}}",
+            "/ledger/redis/tls: `certificate` and `key` need each other",
+        ),
+        ("{redis: {url: 'redis://a', username: u}}", "/ledger/redis: `username` needs `password_file`"),
+        (
+            "{redis: {url: 'redis://a', domain: A}}",
+            "/ledger/redis/domain: must be 1 to 48 of `a` to `z`, `0` to `9`, `-` and `_`",
+        ),
+        (
+            "{redis: {cluster: ['redis://a', 'rediss://a'], tls: {ca: x}}}",
+            "/ledger/redis/cluster: some addresses with TLS and some without",
+        ),
+        (
+            "{redis: {cluster: ['redis://a/1']}}",
+            "/ledger/redis/cluster/0: there are no databases but on a standalone server",
+        ),
+        (
+            "{embedded: {folder: state}}",
+            "/ledger/embedded/folder: expected `none` or a path, found `state` (for a folder beside the settings write `./` before its name)",
+        ),
+    ] {
+        let told = vec![format!("2: {told}")];
+        assert_eq!(defects_with(&format!("ledger: {ledger}\n")), told);
+    }
+    let config = with("ledger: {embedded: {folder: none}}");
+    assert_eq!(config.ledger.engine, Engine::Embedded { folder: None });
+    assert_eq!(
+        config.warnings[0].to_string(),
+        "config.yaml:2: /ledger/embedded/folder: a restart hands out every quota anew"
+    );
+    let config = with("ledger: {embedded: {folder: ./state}}");
+    assert_eq!(config.ledger.engine, Engine::Embedded { folder: Some("/etc/x/./state".into()) });
 }

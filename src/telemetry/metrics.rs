@@ -167,12 +167,46 @@ label! {
 }
 
 label! {
+    /// What happened to the quota store that several processes share.
+    LedgerEvent "event" {
+        /// It did not answer, and is left alone for a while.
+        BreakerOpened = "breaker_opened",
+        /// Its data was lost, or replaced by older data.
+        CountsLost = "counts_lost",
+        /// A call that was let go without a hold, and can never be counted.
+        Uncounted = "uncounted",
+        /// It is there and must not be used as it is.
+        Unsafe = "unsafe",
+    }
+}
+
+label! {
+    /// Why the quota store did not answer a question.
+    LedgerOutage "kind" {
+        /// There is no connection, or it broke.
+        Connection = "connection",
+        /// Its answer cannot be read.
+        Malformed = "malformed",
+        /// Another server is master, or is about to be.
+        Moved = "moved",
+        /// Too few replicas confirmed in time.
+        NotDurable = "not_durable",
+        /// It said no.
+        Refused = "refused",
+        /// No answer in time.
+        Timeout = "timeout",
+    }
+}
+
+label! {
     /// What became of a reservation.
     ReservationOutcome "outcome" {
         /// Its time ran out before anybody settled it: spent.
         Expired = "expired",
         /// Dropped without an exit, and settled by the leak callback; counted besides that settlement.
         Leaked = "leaked",
+        /// Dropped without an exit, and could not be given back: spent.
+        LeftSpent = "left_spent",
         /// Refused: at least one limit was used up.
         OverLimit = "over_limit",
         /// Held.
@@ -272,6 +306,10 @@ pub struct Metrics {
     durations: Durations,
     errors: ByLabel<ErrorKind>,
     in_flight: Gauge,
+    ledger_connected: Gauge,
+    ledger_durations: LedgerDurations,
+    ledger_events: ByLabel<LedgerEvent>,
+    ledger_outages: ByLabel<LedgerOutage>,
     lossy_bodies: Counter,
     quotas: Quotas,
     requests: Requests,
@@ -290,6 +328,10 @@ impl Metrics {
             durations: Durations(Arc::default()),
             errors: ByLabel::new(),
             in_flight: Gauge::default(),
+            ledger_connected: Gauge::default(),
+            ledger_durations: LedgerDurations(Arc::default()),
+            ledger_events: ByLabel::new(),
+            ledger_outages: ByLabel::new(),
             lossy_bodies: Counter::default(),
             quotas: Quotas::new(),
             requests: Requests::new(),
@@ -308,6 +350,7 @@ impl Metrics {
         registry.register("mcp_authz_config_reloads", "Loads of the configuration", m.config_reloads);
         registry.register("mcp_authz_errors", "Failures of our own, by the part that failed", m.errors);
         registry.register("mcp_authz_in_flight_checks", "Checks being decided", m.in_flight);
+        metrics.register_ledger(registry);
         let help = "Bodies taken from the lossy text field because Envoy does not pack them as bytes";
         registry.register("mcp_authz_lossy_bodies", help, m.lossy_bodies);
         let [calls, units] = m.quotas.families();
@@ -320,6 +363,38 @@ impl Metrics {
         registry.register("process_start_time_seconds", "Unix time of the start of the process", started);
         registry.register_collector(Box::new(Resident));
         metrics
+    }
+
+    fn register_ledger(&self, registry: &mut Registry) {
+        let m = self.clone();
+        let help = "Whether the quota store is in use: 1 or 0";
+        registry.register("mcp_authz_ledger_connected", help, m.ledger_connected);
+        let help = "Time of one question to a quota store that is shared, its repetition included";
+        registry.register("mcp_authz_ledger_duration_seconds", help, m.ledger_durations);
+        let help = "What happened to the quota store that is shared";
+        registry.register("mcp_authz_ledger_events", help, m.ledger_events);
+        let help = "Questions that the quota store did not answer, by the reason";
+        registry.register("mcp_authz_ledger_outages", help, m.ledger_outages);
+    }
+
+    /// Whether the quota store is in use.
+    pub fn set_ledger_connected(&self, connected: bool) {
+        self.ledger_connected.set(i64::from(connected));
+    }
+
+    /// Counts what happened to the quota store.
+    pub fn ledger_event(&self, event: LedgerEvent, n: u64) {
+        self.ledger_events.add(event, n);
+    }
+
+    /// Counts a question that the quota store did not answer.
+    pub fn ledger_outage(&self, outage: LedgerOutage) {
+        self.ledger_outages.add(outage, 1);
+    }
+
+    /// Counts a question that the quota store answered.
+    pub fn ledger_answered(&self, elapsed: Duration) {
+        self.ledger_durations.0.observe(elapsed);
     }
 
     /// Takes over the names of the configured servers, at most as many as the configuration holds. Counts of names that stay
@@ -580,6 +655,20 @@ impl EncodeMetric for Durations {
     }
 }
 
+/// The histogram of questions to the quota store.
+#[derive(Clone, Debug)]
+struct LedgerDurations(Arc<Histogram>);
+
+impl EncodeMetric for LedgerDurations {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
+        self.0.encode(encoder)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
 /// Resident memory, read when asked for. Left out where `/proc` does not tell.
 #[derive(Debug)]
 struct Resident;
@@ -633,6 +722,10 @@ mod tests {
             "mcp_authz_config_reloads counter",
             "mcp_authz_errors counter",
             "mcp_authz_in_flight_checks gauge",
+            "mcp_authz_ledger_connected gauge",
+            "mcp_authz_ledger_duration_seconds histogram",
+            "mcp_authz_ledger_events counter",
+            "mcp_authz_ledger_outages counter",
             "mcp_authz_lossy_bodies counter",
             "mcp_authz_quota_calls counter",
             "mcp_authz_quota_units counter",

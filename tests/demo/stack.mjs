@@ -92,10 +92,13 @@ export function writeSettings({ name = 'mcp-authz', audit = paths.audit, more = 
     ['/run/mcp-authz/authz.sock', socket],
     ['127.0.0.1:9192', '127.0.0.1:0'],
     ['../policies', 'policies'],
+    ['/var/lib/mcp-authz', join(files, 'counters')],
     ['sink: stdout', `sink: ${JSON.stringify(audit)}`],
   ]);
   const config = join(files, name === 'mcp-authz' ? 'config.yaml' : `${name}.yaml`);
-  writeFileSync(config, `${text}\nadmin:\n  token_file: admin.token\n${more}`);
+  // Counters are kept in one place.
+  const plain = more.startsWith('ledger:') ? text.replace(/^ledger:\n(?: .*\n)+/m, '') : text;
+  writeFileSync(config, `${plain}\nadmin:\n  token_file: admin.token\n${more}`);
   return { name, config, socket };
 }
 

@@ -342,7 +342,9 @@ async fn concurrent(stack: &Stack, tool: &str, count: usize, request_id: impl Fn
                 while let Some(request) = requests.get(next.fetch_add(1, Ordering::SeqCst)) {
                     match message::said(&request.send(address).await) {
                         Said::Result => allowed += 1,
-                        said => assert!(denied(&said), "{said:?}"),
+                        said @ (Said::Accepted | Said::Denied { .. } | Said::Error { .. } | Said::Plain(_)) => {
+                            assert!(denied(&said), "{said:?}");
+                        }
                     }
                 }
                 allowed
@@ -396,6 +398,24 @@ async fn each_time_that_envoy_sends_a_call_again_is_charged() {
     assert!(denied(&says(&stack, "thrice").await), "one call has cost all three");
     let audit = stack.everything_said(&token("agent")).await;
     assert!(audit.contains(r#""outcome":"surplus","fate":"answered","attempts":3"#), "{audit}");
+}
+
+/// The last attempt does not speak for those before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_that_failed_to_connect_does_not_hide_one_that_was_sent() {
+    let rude = Rude::start().await;
+    let retry = Some("{retry_on: \"reset,connect-failure\", num_retries: 2}");
+    let stack = Stack::start(&Options { retry, ..options(rude.address) }).await;
+    rude.behave(Manner::Vanish);
+    assert_eq!(says(&stack, "thrice").await, Said::Plain(503));
+    assert_eq!(rude.arrived(), 1);
+    settled(&stack, &[("surplus", 1)]).await;
+    assert!(denied(&says(&stack, "thrice").await), "each attempt may have run");
+    // Nobody listens any more: every attempt fails to connect, and nothing is ever sent.
+    for n in 1..=3 {
+        assert_eq!(says(&stack, "plain").await, Said::Plain(503));
+        settled(&stack, &[("surplus", 1), ("refunded", n)]).await;
+    }
 }
 
 /// 2,000 callers, of which a third vanish at random moments, against a limit of 1,500: what ran was counted. What is counted

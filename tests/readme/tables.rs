@@ -29,16 +29,19 @@ use super::{README, spans, table};
 fn settings(changes: &[(&str, Value)]) -> Value {
     let mut settings = json!({"listen": {"grpc": ["tcp://127.0.0.1:0"], "admin": "127.0.0.1:0"}});
     for (key, value) in changes {
-        match key.split_once('.') {
-            Some((section, name)) => settings[section][name] = value.clone(),
-            None => settings[key] = value.clone(),
-        }
+        let place = key.split('.').fold(&mut settings, |place, name| &mut place[name]);
+        *place = value.clone();
     }
     settings
 }
 
 fn parse(settings: &Value) -> Result<Config, Vec<Defect>> {
     Config::parse("config.json", settings.to_string().as_bytes(), Format::Json, Path::new(""))
+}
+
+/// What a setting of Redis needs beside it.
+fn redis_url() -> (&'static str, Value) {
+    ("ledger.redis.url", json!("redis://a"))
 }
 
 /// A default as the table writes it.
@@ -60,9 +63,18 @@ fn the_settings_are_those_of_the_code() {
     for row in rows.iter().filter(|row| row[1].starts_with('`')) {
         let (key, default) = (spans(&row[0])[0], shown_value(spans(&row[1])[0]));
         // Written out, a default changes nothing.
-        let written =
-            parse(&settings(&[(key, default.clone())])).unwrap_or_else(|defects| panic!("{key}: {defects:?}"));
-        assert_eq!(written.to_json(), config.to_json(), "{key}");
+        let of_redis = key.starts_with("ledger.redis.");
+        let base = if of_redis { vec![redis_url()] } else { vec![] };
+        let plain = parse(&settings(&base)).unwrap();
+        let changed = [base, vec![(key, default.clone())]].concat();
+        let written = parse(&settings(&changed)).unwrap_or_else(|defects| panic!("{key}: {defects:?}"));
+        assert_eq!(written.to_json(), plain.to_json(), "{key}");
+        if of_redis {
+            let mut of_plain = BTreeMap::new();
+            flatten("", &plain.to_json(), &mut of_plain);
+            assert_eq!(of_plain.get(key), Some(&default), "{key}");
+            continue;
+        }
         assert_eq!(written.log, config.log, "{key}");
         defaults.insert(key.to_owned(), default);
     }
@@ -86,12 +98,17 @@ fn the_ranges_are_those_of_the_code() {
         let (min, max): (u64, u64) = (min.parse().unwrap(), max.parse().unwrap());
         // The one rule between two settings is kept out of the way.
         let other = if key == "timeouts.check_ms" { ("timeouts.margin_ms", 0) } else { ("timeouts.check_ms", 60_000) };
-        let legal = |value: u64| parse(&settings(&[(other.0, json!(other.1)), (key, json!(value))])).is_ok();
+        let redis = key.starts_with("ledger.redis.").then(redis_url);
+        let legal = |value: u64| {
+            let mut changes = vec![(other.0, json!(other.1)), (key, json!(value))];
+            changes.extend(redis.clone());
+            parse(&settings(&changes)).is_ok()
+        };
         assert!(legal(min) && legal(max) && !legal(max + 1), "{key}");
         assert!(min == 0 || !legal(min - 1), "{key}");
         checked += 1;
     }
-    assert_eq!(checked, 14);
+    assert_eq!(checked, 18);
 }
 
 fn flatten(prefix: &str, value: &Value, out: &mut BTreeMap<String, Value>) {
@@ -107,19 +124,28 @@ fn flatten(prefix: &str, value: &Value, out: &mut BTreeMap<String, Value>) {
 
 /// Every key that the parser knows, as its hints list them.
 fn known_settings() -> BTreeSet<String> {
-    let known = |settings: &Value| -> Vec<String> {
-        let defects = parse(settings).unwrap_err();
+    let known = |prefix: &str| -> Vec<String> {
+        let section = prefix.trim_end_matches('.');
+        // What is no list of keys becomes one here, and is refused as such.
+        let mut settings = if section.is_empty() { settings(&[]) } else { settings(&[(section, json!({}))]) };
+        let place =
+            section.split('.').filter(|name| !name.is_empty()).fold(&mut settings, |place, name| &mut place[name]);
+        place["zzzzzzzzzz"] = json!(1);
+        let defects = parse(&settings).unwrap_err();
         let hint = defects.iter().find(|defect| defect.message.contains("zzzzzzzzzz")).and_then(|d| d.hint.clone());
-        spans(&hint.unwrap()).into_iter().map(str::to_owned).collect()
+        spans(&hint.unwrap_or_default()).into_iter().map(str::to_owned).collect()
     };
     let mut keys = BTreeSet::new();
-    for section in known(&settings(&[("zzzzzzzzzz", json!(1))])) {
-        if section == "danger_plaintext_tcp" {
-            keys.insert(section);
-            continue;
+    let mut sections = vec![String::new()];
+    while let Some(prefix) = sections.pop() {
+        for key in known(&prefix) {
+            let key = format!("{prefix}{key}");
+            if known(&format!("{key}.")).is_empty() {
+                keys.insert(key);
+            } else {
+                sections.push(format!("{key}."));
+            }
         }
-        let inner = known(&settings(&[(&format!("{section}.zzzzzzzzzz"), json!(1))]));
-        keys.extend(inner.into_iter().map(|key| format!("{section}.{key}")));
     }
     keys
 }

@@ -209,7 +209,8 @@ impl Keeper {
             self.shared.recoveries.fetch_add(1, Ordering::SeqCst);
         }
         let opened = self.open(&control, other && !moved).await?;
-        probe::run(&control, &self.shared.names, &opened.epoch, &node).await?;
+        let head = Head { names: &self.shared.names, epoch: &opened.epoch, node: &node };
+        probe::run(&control, &head, opened.now_ms).await?;
         if other || opened.status != Status::AsKnown {
             self.replay(&control, &opened.epoch, other && !moved).await?;
         }
@@ -382,7 +383,15 @@ impl Keeper {
         let (status, now_ms, rest) = numbers(&value).map_err(|_| Failure::Malformed)?;
         shared.learn_time(now_ms.saturating_add(millis(asked.elapsed()) / 2));
         let [line, secret] = rest else { return Err(Failure::Malformed.into()) };
-        let epoch = text(line).and_then(|line| line.split(' ').next()).ok_or(Failure::Malformed)?.to_owned();
+        let line = text(line).ok_or(Failure::Malformed)?;
+        let [epoch, fence, _] =
+            <[&str; 3]>::try_from(line.split(' ').collect::<Vec<_>>()).map_err(|_| Failure::Malformed)?;
+        let (epoch, fenced_until_ms) = (epoch.to_owned(), fence.parse::<u64>().map_err(|_| Failure::Malformed)?);
+        if self.known.epoch.is_empty() {
+            let longest_ms = millis(shared.settings.fence);
+            let wait_ms = fenced_until_ms.saturating_sub(now_ms).min(longest_ms);
+            shared.first_fence_ms.store(wait_ms, Ordering::Relaxed);
+        }
         let secret = text(secret).ok_or(Failure::Malformed)?;
         self.take_secret(secret)?;
         let status = match status {
@@ -400,7 +409,7 @@ impl Keeper {
         }
         // From now on this is the data that we know: if the next step fails, the loss has been told all the same.
         self.known.epoch.clone_from(&epoch);
-        Ok(Opened { epoch, status })
+        Ok(Opened { epoch, status, now_ms })
     }
 
     /// Names of counters come from the secret; other replicas must have the same.
@@ -475,6 +484,8 @@ impl Keeper {
 struct Opened {
     epoch: String,
     status: Status,
+    /// The store's time.
+    now_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

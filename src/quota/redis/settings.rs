@@ -89,7 +89,7 @@ impl Topology {
     /// Whether any place asks for TLS.
     #[must_use]
     pub fn is_encrypted(&self) -> bool {
-        self.places().iter().any(|place| place.encrypted)
+        self.places().iter().any(Place::is_encrypted)
     }
 
     /// Every place that is named.
@@ -181,6 +181,12 @@ impl Place {
     /// Another server of the same kind.
     pub(super) fn moved_to(&self, host: String, port: u16) -> Self {
         Self { at: At::Tcp { host, port }, encrypted: self.encrypted, database: self.database }
+    }
+
+    /// Whether it asks for TLS.
+    #[must_use]
+    pub const fn is_encrypted(&self) -> bool {
+        self.encrypted
     }
 
     /// Whether it names a database other than the first.

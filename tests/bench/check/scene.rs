@@ -102,6 +102,7 @@ pub(crate) fn write(folder: &Path, crowd: Crowd) -> anyhow::Result<PathBuf> {
         format!(
             concat!(
                 "listen:\n  grpc: [\"tcp://127.0.0.1:0\", \"unix://{0}/real.sock\"]\n  admin: \"127.0.0.1:0\"\n",
+                "ledger: {{embedded: {{folder: none}}}}\n",
                 "audit: {{sink: \"{0}/audit.jsonl\"}}\nlog: {{level: info, format: json}}\n"
             ),
             folder.display()

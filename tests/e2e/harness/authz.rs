@@ -167,7 +167,10 @@ fn write_config(dir: &Path, settings: &Settings, listener: &Authorizer, admin: S
         Authorizer::Tcp(address) => format!("tcp://{address}"),
         Authorizer::Unix(path) => format!("unix://{}", path.display()),
     };
-    let config = format!("listen:\n  grpc: [\"{grpc}\"]\n  admin: \"{admin}\"\n{}", settings.config);
+    let mut config = format!("listen:\n  grpc: [\"{grpc}\"]\n  admin: \"{admin}\"\n{}", settings.config);
+    if !config.contains("\nledger:") {
+        config.push_str("\nledger: {embedded: {folder: ./counters}}\n");
+    }
     write(&dir.join("config.yaml"), &config);
     write(&dir.join("servers.yaml"), &SERVERS.replace("@ALPHA@", &settings.alpha));
     write(&dir.join("credentials/alpha/token"), ALPHA_SECRET);
