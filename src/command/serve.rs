@@ -33,8 +33,8 @@ use crate::{
         server::{Drained, Event, Observer, Server, Settings as ServerSettings},
         tls::{Tls, TlsSettings},
     },
-    quota::desk::LedgerDesk,
-    settle::Settler,
+    quota::{Ledger, desk::LedgerDesk},
+    settle::{Settlements, Settler},
     snapshot::Snapshot,
     state::{Reloaded, State},
     telemetry::{
@@ -153,15 +153,7 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
         admin_token,
     };
     let reloads = tokio::spawn(reloader.run());
-    let settler = Settler {
-        ledger: Arc::clone(engine.ledger()),
-        clock: Arc::clone(&clock),
-        metrics: metrics.clone(),
-        audit: Arc::clone(&audit),
-        hold: config.timeouts.lease,
-    };
-    let (settlements, settling) = settler.start();
-    let settling = tokio::spawn(settling);
+    let (settlements, settling) = settle(Arc::clone(&ledger), &clock, &metrics, &audit, config.timeouts.lease);
     let adapter = Adapter::new(engine, Arc::clone(&state), clock, metrics, Arc::clone(&audit), settings, settlements);
     health.serving().await;
     tracing::info!(revision = state.snapshot().revision(), "Ready.");
@@ -186,6 +178,19 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
     }
     tracing::info!("Stopped.");
     Ok(())
+}
+
+/// Where the access log is handed in, and the work on it.
+fn settle<L: Ledger>(
+    ledger: Arc<L>,
+    clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
+    audit: &Arc<AuditSink>,
+    hold: Duration,
+) -> (Settlements, tokio::task::JoinHandle<()>) {
+    let (clock, metrics, audit) = (Arc::clone(clock), metrics.clone(), Arc::clone(audit));
+    let (settlements, work) = Settler { ledger, clock, metrics, audit, hold }.start();
+    (settlements, tokio::spawn(work))
 }
 
 fn load(paths: &Paths, limits: Limits, metrics: &Metrics, now_ms: u64) -> Result<Arc<State>, ExitCode> {
