@@ -630,4 +630,5 @@ impl Ledger for RedisLedger {
 }
 
 #[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "times and counts of tests are small")]
 mod tests;

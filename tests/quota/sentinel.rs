@@ -5,6 +5,7 @@ use std::sync::Arc;
 use mcp_authz::quota::redis::{Place, Settings, Topology};
 
 use crate::harness::{
+    PATIENCE,
     load::Load,
     replica::{Replica, tuned},
     resp::Value,
@@ -46,7 +47,12 @@ async fn the_master_that_sentinels_choose_is_found_and_counts_on() {
     let places = sentinels.iter().map(|server| Place::parse(&format!("redis://{}", server.address)).expect("a place"));
     let topology = Topology::Sentinel { sentinels: places.collect(), master: "quotas".to_owned(), password_file: None };
     let settings: Settings = tuned(Settings::new(topology));
-    let replicas = [Arc::new(Replica::open(settings.clone()).await), Arc::new(Replica::open(settings).await)];
+    // One waits for an answer for as long as it takes, so that late ones of the old master reach it.
+    let mut patient = settings.clone();
+    patient.timeout = PATIENCE;
+    let mut patient = Replica::open(patient).await;
+    patient.budget = PATIENCE;
+    let replicas = [Arc::new(Replica::open(settings).await), Arc::new(patient)];
     let load = Load::start(&replicas, 3, &[(Limit::lifetime("total", 1 << 30), 1)]);
     load.more("calls go", 100, |tally| tally.held).await;
     // It stands still with questions in its queue, and answers them when it goes on: as a master that is none any more.
@@ -60,7 +66,13 @@ async fn the_master_that_sentinels_choose_is_found_and_counts_on() {
         .await;
     }
     load.more("calls go again", 50, |tally| tally.held).await;
+    until("the other one uses the new master", async || {
+        replicas[1].take(&Limit::hour("other", 1 << 30)).await.goes().then_some(())
+    })
+    .await;
     old.signal("CONT").await;
+    // What it says now was never counted by the new one.
+    load.more("answers come late", 1, |tally| tally.unknown).await;
     load.more("calls go on the new master", 100, |tally| tally.held).await;
     let tally = load.stop().await;
     for replica in &replicas {

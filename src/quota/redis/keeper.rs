@@ -62,14 +62,10 @@ pub(super) enum Unlinked {
 
 impl From<Failure> for Unlinked {
     fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Refused(code) | Failure::Script(code) if code == "NOPERM" => {
-                Unlinked::Unsafe(vec![Problem::Restricted { code }])
-            }
-            Failure::Refused(code) if matches!(&*code, "NOAUTH" | "DENIED" | "WRONGPASS") => {
-                Unlinked::Open(OpenError::Denied(code))
-            }
-            failure => Unlinked::Failed(failure),
+        match failure.denial() {
+            Some("NOPERM") => Unlinked::Unsafe(vec![Problem::Restricted { code: "NOPERM".to_owned() }]),
+            Some(code) => Unlinked::Open(OpenError::Denied(code.to_owned())),
+            None => Unlinked::Failed(failure),
         }
     }
 }
@@ -149,7 +145,7 @@ impl Keeper {
                         // A call may be waiting for the new master.
                         End::Lost if stable => Duration::ZERO,
                         End::Lost => pause,
-                        End::Opened => OPEN.saturating_add(jitter(OPEN / 4)),
+                        End::Opened => OPEN.saturating_add(jitter(part(OPEN, 4))),
                     }
                 }
                 Err(error) => {
@@ -163,7 +159,7 @@ impl Keeper {
             pause = pause.saturating_mul(2).min(PAUSE_MAX);
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return,
-                () = sleep(rest / 2 + jitter(rest / 2)) => {}
+                () = sleep(part(rest, 2).saturating_add(jitter(part(rest, 2)))) => {}
             }
         }
     }
@@ -432,7 +428,7 @@ impl Keeper {
         let head = Head { names: &self.shared.names, epoch, node: "" };
         let mut fenced_at = Instant::now();
         for batch in entries.chunks(BATCH) {
-            if fenced && fenced_at.elapsed() > self.shared.settings.fence / 2 {
+            if fenced && fenced_at.elapsed() > part(self.shared.settings.fence, 2) {
                 fenced_at = Instant::now();
                 self.fence_again(control, epoch).await?;
             }
@@ -553,6 +549,10 @@ pub(super) async fn evaluate(
 
 fn random<const N: usize>() -> Result<[u8; N], Failure> {
     crate::quota::random_bytes().map_err(|_| Failure::Disconnected)
+}
+
+fn part(of: Duration, parts: u32) -> Duration {
+    of.checked_div(parts).unwrap_or(of)
 }
 
 fn jitter(most: Duration) -> Duration {

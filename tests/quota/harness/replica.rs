@@ -89,6 +89,10 @@ impl Ledger for Recorder {
         self.inner.reset(lines).await
     }
 
+    async fn accept_loss(&self) -> Result<bool, LedgerError> {
+        Ledger::accept_loss(&*self.inner).await
+    }
+
     fn admitted_unmetered(&self, booking: &Arc<Booking>) {
         self.inner.admitted_unmetered(booking);
     }
