@@ -425,7 +425,7 @@ fn on_redis(upstream: std::net::SocketAddr, redis: &RedisServer) -> Options {
     Options { authz: Settings { config, ..settings() }, ..options(upstream) }
 }
 
-/// Starts it and waits until a Redis that nobody has seen before is trusted.
+/// Starts it and waits until a store that nobody has seen before is trusted.
 async fn trusted(options: &Options) -> Stack {
     let stack = Stack::start(options).await;
     until("calls are counted", async || (says(&stack, "many").await == Said::Result).then_some(())).await;
@@ -451,10 +451,8 @@ async fn with_redis_the_same_comes_back() {
 }
 
 /// No process remembers a call: whichever is there when it ends can settle it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_is_settled_by_the_process_that_is_there_when_it_ends() {
-    let (rude, redis) = (Rude::start().await, RedisServer::start(&[]));
-    let mut stack = trusted(&on_redis(rude.address, &redis)).await;
+async fn settled_by_the_next_process(options: &Options, rude: &Rude) {
+    let mut stack = trusted(options).await;
     rude.behave(Manner::Hang);
     let calls = [begin(&stack, "slots").await, begin(&stack, "slots").await];
     until("both slots are taken", async || (rude.arrived() == 3).then_some(())).await;
@@ -467,6 +465,18 @@ async fn a_call_is_settled_by_the_process_that_is_there_when_it_ends() {
     settled(&stack, &[("unknown", 2)]).await;
     rude.behave(Manner::Answer);
     assert_eq!(says(&stack, "slots").await, Said::Result, "the slots are free");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_outlives_the_process_with_redis() {
+    let (rude, redis) = (Rude::start().await, RedisServer::start(&[]));
+    settled_by_the_next_process(&on_redis(rude.address, &redis), &rude).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_outlives_the_process_with_the_embedded_ledger() {
+    let rude = Rude::start().await;
+    settled_by_the_next_process(&options(rude.address), &rude).await;
 }
 
 /// What Redis does not answer is asked again, and a refund that comes late is still one.
