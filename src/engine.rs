@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use mcp_authz_core::{
     decision::{Decision, Denial, Reason},
     judge::judge,
+    ledger::ask::OverLimit,
     mcp::Message,
     policy::{Policy, no_policy},
     principal::Principal,
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::{
     credential::Credential,
-    quota::{self, Keys, Ledger, LedgerError, OnLeak, OverLimit, Reservation, ReservationId, Reserve, Ticket},
+    quota::{self, Keys, Ledger, LedgerError, OnLeak, Reservation, ReservationId, Reserve, Ticket},
     telemetry::metrics::{Metrics, QuotaOutcome, ReservationOutcome},
 };
 

@@ -8,6 +8,10 @@
 
 #[path = "readme/guide.rs"]
 mod guide;
+#[path = "readme/operators.rs"]
+mod operators;
+#[path = "readme/quotas.rs"]
+mod quotas;
 #[path = "readme/samples.rs"]
 mod samples;
 #[path = "readme/tables.rs"]
@@ -33,8 +37,13 @@ fn root() -> &'static Path {
 
 /// Every fenced block in order.
 fn blocks() -> Vec<Block> {
+    blocks_of(README)
+}
+
+/// Every fenced block of a page in order.
+fn blocks_of(page: &'static str) -> Vec<Block> {
     let mut blocks = Vec::new();
-    let mut lines = README.lines();
+    let mut lines = page.lines();
     while let Some(line) = lines.next() {
         let Some(name) = line.strip_prefix("```") else { continue };
         let text = lines.by_ref().take_while(|line| *line != "```").flat_map(|line| [line, "\n"]).collect();
@@ -53,7 +62,11 @@ fn block(name: &str) -> String {
 
 /// The rows of the first table below a heading whose first column has that title, without its head.
 fn table(heading: &str, first: &str) -> Vec<Vec<String>> {
-    let mut lines = README.lines().skip_while(|line| line.trim_start_matches('#').trim() != heading);
+    table_in(README, heading, first)
+}
+
+fn table_in(page: &str, heading: &str, first: &str) -> Vec<Vec<String>> {
+    let mut lines = page.lines().skip_while(|line| line.trim_start_matches('#').trim() != heading);
     let head = lines.find(|line| cells(line).first().is_some_and(|cell| cell == first));
     assert!(head.is_some(), "below `{heading}` there is no table of `{first}`");
     let columns = cells(head.unwrap()).len();

@@ -132,7 +132,7 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
     });
     let (stop_admin, admin_stopped) = tokio::sync::oneshot::channel::<()>();
     let engine = Engine::new(Arc::clone(&ledger), config.timeouts.lease, on_leak, metrics.clone());
-    let desk = LedgerDesk::new(Arc::clone(engine.ledger()), Arc::clone(&state), Arc::clone(&audit), Arc::clone(&clock));
+    let desk = LedgerDesk::new(Arc::clone(&ledger), Arc::clone(&state), Arc::clone(&audit), Arc::clone(&clock));
     let quota = QuotaPages { desk: Arc::new(desk), token: Arc::clone(&admin_token) };
     let pages = router(Arc::clone(&view) as Arc<dyn AdminView>, Arc::new(registry), quota);
     let admin = tokio::spawn(admin::serve(admin_listener, pages, metrics.clone(), async {
@@ -171,12 +171,16 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
     if admin.await.is_err_and(|error| error.is_panic()) {
         tracing::error!("The admin listener panicked: a defect of mcp-authz, please report it.");
     }
+    close_audit(audit).await;
+    tracing::info!("Stopped.");
+    Ok(())
+}
+
+async fn close_audit(audit: Arc<AuditSink>) {
     let written = tokio::task::spawn_blocking(move || audit.close(AUDIT_CLOSE)).await;
     if let Ok(Err(error)) = written {
         tracing::error!(error = chain(&error), "Audit records were lost at the end.");
     }
-    tracing::info!("Stopped.");
-    Ok(())
 }
 
 /// Who ends reservations by what Envoy's access log tells.

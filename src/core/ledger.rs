@@ -7,6 +7,9 @@ use std::{fmt, sync::Arc};
 
 use crate::quota::{Fingerprint, Measure, Mode};
 
+pub mod ask;
+mod bytes;
+pub mod entry;
 pub mod machine;
 
 /// Names one counter in a store: a keyed digest of its [`CounterKey`](crate::quota::CounterKey), so that no store learns who

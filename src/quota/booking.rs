@@ -1,11 +1,14 @@
-//! From charges to what a store is asked: names blinded, windows put in, equal counters joined.
+//! What a store is asked for one call, under the names that only we can compute.
 
 use std::{fmt, sync::Arc};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use mcp_authz_core::{
-    ledger::{Attempt, CounterId, Line, Span},
-    quota::{Charge, CounterKey, Fingerprint, LINES_MAX, Measure, Mode, OnExpiry, OnUnavailable, Terms},
+    ledger::{
+        Attempt, CounterId, Line,
+        ask::{AskError, Names, ask},
+    },
+    quota::{Charge, CounterKey, Fingerprint, Mode, Terms},
 };
 use sha2::{Digest as _, Sha256};
 
@@ -35,18 +38,6 @@ impl Keys {
         Self { names: key(b"counter names 1"), tokens: key(b"settle tokens 1") }
     }
 
-    /// The name of a counter in the store.
-    #[must_use]
-    pub fn counter(&self, key: &CounterKey) -> CounterId {
-        CounterId(u128::from_be_bytes(self.name(b"c", key.as_str().as_bytes())))
-    }
-
-    /// What the store is told of a fingerprint: without the key nobody can test guesses of arguments.
-    #[must_use]
-    pub fn fingerprint(&self, fingerprint: Fingerprint) -> Fingerprint {
-        Fingerprint(self.name(b"f", &fingerprint.0))
-    }
-
     /// Signs the bytes of a settle token.
     #[must_use]
     pub fn sign(&self, bytes: &[u8]) -> [u8; 16] {
@@ -62,6 +53,17 @@ impl Keys {
 
     fn name(&self, kind: &[u8], bytes: &[u8]) -> [u8; 16] {
         first_16(self.names.clone().chain_update(kind).chain_update(bytes))
+    }
+}
+
+impl Names for Keys {
+    fn counter(&self, key: &CounterKey) -> CounterId {
+        CounterId(u128::from_be_bytes(self.name(b"c", key.as_str().as_bytes())))
+    }
+
+    /// Without the key nobody can test guesses of arguments.
+    fn fingerprint(&self, fingerprint: Fingerprint) -> Fingerprint {
+        Fingerprint(self.name(b"f", &fingerprint.0))
     }
 }
 
@@ -85,7 +87,8 @@ pub struct Booking {
     pub attempt: Attempt,
     /// Of counters, modes and amounts: keeps the id from being used for something else.
     pub digest: u64,
-    /// What is held: at least one line, at most [`LINES_MAX`], all of different counters.
+    /// What is held: at least one line, at most [`LINES_MAX`](mcp_authz_core::quota::LINES_MAX), all of different
+    /// counters.
     pub lines: Box<[Line]>,
 }
 
@@ -101,8 +104,6 @@ pub(super) struct Prepared {
 
 impl Booking {
     /// Builds it; `None` if nothing has to be asked.
-    ///
-    /// Two charges of one counter are one line: the larger amount is added, once, under the smaller limit.
     pub(super) fn prepare(
         id: &ReservationId,
         attempt: Attempt,
@@ -110,73 +111,25 @@ impl Booking {
         keys: &Keys,
         now_ms: u64,
     ) -> Result<Option<Prepared>, LedgerError> {
-        let mut lines: Vec<Line> = Vec::with_capacity(charges.len());
-        let mut terms = Vec::with_capacity(charges.len());
-        let mut line_of = Vec::with_capacity(charges.len());
-        for charge in charges {
-            if !asks(charge) {
-                line_of.push(None);
-                continue;
-            }
-            let counter = keys.counter(&charge.counter);
-            if let Some(index) = lines.iter().position(|line| line.counter == counter) {
-                if let Some(line) = lines.get_mut(index) {
-                    line.amount = line.amount.max(charge.amount);
-                    line.max = line.max.min(charge.max);
-                    line.strict |= charge.terms.on_unavailable == OnUnavailable::Deny;
-                    line.release &= charge.terms.on_expiry == OnExpiry::Release;
-                }
-                line_of.push(Some(index));
-                continue;
-            }
-            line_of.push(Some(lines.len()));
-            lines.push(line(charge, counter, keys, now_ms)?);
-            terms.push(Arc::clone(&charge.terms));
-        }
-        if lines.is_empty() {
+        let mut question = ask(charges, keys, now_ms)?;
+        if question.lines.is_empty() {
             return Ok(None);
         }
-        if lines.len() > LINES_MAX {
-            return Err(LedgerError::Full { limit: "counters of one call" });
-        }
-        let digest = digest(&lines);
-        let booking = Booking { id: id.clone(), attempt, digest, lines: lines.into() };
-        Ok(Some(Prepared { booking, line_of, terms: terms.into() }))
+        let terms = (0..question.lines.len()).filter_map(|line| {
+            let first = question.line_of.iter().position(|of| *of == Some(line))?;
+            charges.get(first).map(|charge| Arc::clone(&charge.terms))
+        });
+        let terms = terms.collect();
+        let lines: Box<[Line]> = std::mem::take(&mut question.lines).into();
+        let booking = Booking { id: id.clone(), attempt, digest: digest(&lines), lines };
+        Ok(Some(Prepared { booking, line_of: question.line_of, terms }))
     }
 }
 
-/// Whether the store has to be asked at all: nothing is charged for an amount of zero, but a gate looks at others' charges.
-fn asks(charge: &Charge) -> bool {
-    charge.amount > 0 || charge.mode == Mode::Gate || matches!(charge.measure, Measure::InFlight { .. })
-}
-
-/// One line of a charge, or of a counter that somebody wants to look at.
-///
-/// # Errors
-/// If the time is none that a calendar knows, or a token bucket is too large to be counted exactly; loaders refuse both.
-pub(crate) fn line(charge: &Charge, counter: CounterId, keys: &Keys, now_ms: u64) -> Result<Line, LedgerError> {
-    let span = match &charge.measure {
-        Measure::Streak { fingerprint, idle_ms } => {
-            Some(Span::Streak { fingerprint: keys.fingerprint(*fingerprint), idle_ms: *idle_ms })
-        }
-        measure @ (Measure::Calendar(_)
-        | Measure::InFlight { .. }
-        | Measure::Lifetime { .. }
-        | Measure::Rolling { .. }
-        | Measure::TokenBucket { .. }) => Span::of(measure, charge.max, now_ms),
-    };
-    let span = span.ok_or_else(|| LedgerError::Refused("a window cannot be computed for this time".into()))?;
-    let in_flight = matches!(span, Span::InFlight { .. });
-    Ok(Line {
-        counter,
-        label: Arc::clone(&charge.terms.label),
-        span,
-        mode: charge.mode,
-        amount: if in_flight { 1 } else { charge.amount },
-        max: charge.max,
-        strict: charge.terms.on_unavailable == OnUnavailable::Deny,
-        release: charge.terms.on_expiry == OnExpiry::Release && !in_flight && !matches!(span, Span::Streak { .. }),
-    })
+impl From<AskError> for LedgerError {
+    fn from(error: AskError) -> Self {
+        LedgerError::Refused(Box::new(error))
+    }
 }
 
 fn digest(lines: &[Line]) -> u64 {

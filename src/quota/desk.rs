@@ -8,13 +8,13 @@ use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, sync::Arc};
 use mcp_authz_core::{
     audit::{Act, CounterName, OperatorRecord},
     grant::Grant,
-    ledger::{Line, Standing},
+    ledger::{Line, Standing, ask::line},
     policy::{Listed, Policy},
     quota::{LINES_MAX, Measure, Mode},
 };
 use serde_json::{Value, json};
 
-use super::{Ledger, LedgerError, booking::line};
+use super::{Ledger, LedgerError};
 use crate::{
     clock::{Clock, rfc3339},
     snapshot::Snapshot,
@@ -121,7 +121,7 @@ impl<L: Ledger> LedgerDesk<L> {
                     if !wanted.fits(&listed) {
                         continue;
                     }
-                    let line = line(&listed.charge, keys.counter(&listed.charge.counter), &keys, now_ms)?;
+                    let line = line(&listed.charge, &*keys, now_ms).map_err(LedgerError::from)?;
                     // Whoever looks after a loss wants to see what is left, not to be denied.
                     let line = Line { strict: false, ..line };
                     let entry = found.entry(order(&listed, &line)).or_insert_with(|| Found {

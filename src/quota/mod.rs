@@ -7,8 +7,11 @@
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use mcp_authz_core::{
-    ledger::{Attempt, Code, Finish, Finished, Line, Reply, Speaker, Standing},
-    quota::{Charge, Mode, OnUnavailable, Terms},
+    ledger::{
+        Attempt, Code, Finish, Finished, Line, Reply, Speaker, Standing,
+        ask::{OverLimit, over_limit},
+    },
+    quota::{Charge, OnUnavailable, Terms},
 };
 use tokio::time::Instant;
 
@@ -121,9 +124,7 @@ pub trait Ledger: Send + Sync + 'static {
     ///
     /// # Errors
     /// See [`LedgerError`].
-    fn accept_loss(&self) -> impl Future<Output = Result<bool, LedgerError>> + Send {
-        async { Ok(false) }
-    }
+    fn accept_loss(&self) -> impl Future<Output = Result<bool, LedgerError>> + Send;
 
     /// Told of a call that was let go although its lines could not be held, so that they can be counted later.
     fn admitted_unmetered(&self, booking: &Arc<Booking>);
@@ -257,19 +258,6 @@ pub enum Reserve<L: Ledger> {
     Unmetered(LedgerError),
 }
 
-/// Which limit refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OverLimit {
-    /// Index of the first charge that does not fit.
-    pub charge: usize,
-    /// Whether an amount is larger than its whole limit.
-    pub never_fits: bool,
-    /// Milliseconds until every limit that blocks has units again; `None` if no waiting helps.
-    pub retry_after_ms: Option<u64>,
-    /// Where the counter of that charge stands.
-    pub standing: Standing,
-}
-
 /// Takes the holds; `on_leak` is told of a reservation that was dropped without an exit. Dropping this future is safe at any
 /// point.
 ///
@@ -308,71 +296,37 @@ pub async fn reserve<L: Ledger>(
                 return Err(error);
             }
         };
-        match reply.code {
+        if matches!(reply.code, Code::Held | Code::HeldBefore) {
             // Counters named under other keys are not those of the limits: the store's data was lost meanwhile.
-            Code::Held | Code::HeldBefore if !Arc::ptr_eq(&keys, &ledger.keys()) => {
+            if !Arc::ptr_eq(&keys, &ledger.keys()) {
                 return Err(LedgerError::Unknown("the store's data was replaced during the call".into()));
             }
-            Code::Held | Code::HeldBefore => return Ok(Reserve::Reserved(guard)),
-            Code::Limited { .. } | Code::NeverFits { .. } => {
-                guard.held = None;
-                return Ok(Reserve::OverLimit(over_limit(charges, &prepared.line_of, &reply)));
-            }
-            Code::StaleWindows { .. } => guard.held = None,
-            Code::Conflict => {
-                guard.held = None;
-                return Err(LedgerError::Conflict);
-            }
-            Code::RolledBack => {
-                guard.held = None;
-                return Err(LedgerError::RolledBack);
-            }
-            Code::Settled => {
-                guard.held = None;
-                return Err(LedgerError::Settled);
-            }
-            Code::Fenced { wait_ms, .. } => {
-                guard.held = None;
-                return Err(LedgerError::Fenced { wait_ms });
-            }
-            Code::Lost { wait_ms, .. } => {
-                guard.held = None;
-                return Err(LedgerError::Lost { wait_ms });
-            }
-            Code::EpochChanged | Code::NodeChanged => {
-                guard.held = None;
-                return Err(LedgerError::Refused("the store changed under the call".into()));
-            }
+            return Ok(Reserve::Reserved(guard));
+        }
+        guard.held = None;
+        if let Some(error) = refusal(reply.code) {
+            return Err(error);
+        }
+        if !matches!(reply.code, Code::StaleWindows { .. }) {
+            return Ok(Reserve::OverLimit(over_limit(charges, &booking.lines, &prepared.line_of, &reply)));
         }
     }
     Err(LedgerError::Refused("the store's clock is in another window than ours, again and again".into()))
 }
 
-/// Which charge refused, and how long it will last.
-fn over_limit(charges: &[Charge], line_of: &[Option<usize>], reply: &Reply) -> OverLimit {
-    let mut first = None;
-    let mut never_fits = false;
-    let mut wait_ms = Some(0_u64);
-    for (index, (charge, line)) in charges.iter().zip(line_of).enumerate() {
-        let standing = line.and_then(|line| reply.standings.get(line)).copied().unwrap_or_default();
-        let fits = match charge.mode {
-            _ if line.is_none() => true,
-            Mode::Track => true,
-            Mode::Gate => standing.used < charge.max,
-            // A charge that shares its line with another has a `max` of its own.
-            Mode::Attempt | Mode::Consume => {
-                charge.amount <= standing.left || standing.used.saturating_add(charge.amount) <= charge.max
-            }
-        };
-        if fits {
-            continue;
+/// What an answer says that is neither a hold nor about a limit nor about the time.
+fn refusal(code: Code) -> Option<LedgerError> {
+    Some(match code {
+        Code::Held | Code::HeldBefore | Code::Limited { .. } | Code::NeverFits { .. } | Code::StaleWindows { .. } => {
+            return None;
         }
-        first = first.or(Some((index, standing)));
-        never_fits |= charge.mode != Mode::Gate && charge.amount > charge.max;
-        wait_ms = wait_ms.and_then(|before| standing.reset_ms.map(|reset_ms| before.max(reset_ms)));
-    }
-    let (charge, standing) = first.unwrap_or_default();
-    OverLimit { charge, never_fits, retry_after_ms: wait_ms.filter(|_| !never_fits), standing }
+        Code::Conflict => LedgerError::Conflict,
+        Code::EpochChanged | Code::NodeChanged => LedgerError::Refused("the store changed under the call".into()),
+        Code::Fenced { wait_ms, .. } => LedgerError::Fenced { wait_ms },
+        Code::Lost { wait_ms, .. } => LedgerError::Lost { wait_ms },
+        Code::RolledBack => LedgerError::RolledBack,
+        Code::Settled => LedgerError::Settled,
+    })
 }
 
 impl<L: Ledger> Reservation<L> {

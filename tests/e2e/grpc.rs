@@ -31,7 +31,7 @@ async fn start() -> (tempfile::TempDir, Authz, AuthorizationClient<Channel>) {
 }
 
 /// What Envoy sends for a sound call, without `encode_raw_headers`.
-fn http(tool: &str, id: &str) -> HttpRequest {
+pub(crate) fn http(tool: &str, id: &str) -> HttpRequest {
     let body = message::call(tool, "{}").into_bytes();
     let headers = [
         (":method", "POST".to_owned()),
@@ -55,7 +55,7 @@ fn http(tool: &str, id: &str) -> HttpRequest {
     }
 }
 
-fn check(http: HttpRequest) -> CheckRequest {
+pub(crate) fn check(http: HttpRequest) -> CheckRequest {
     let attributes = AttributeContext {
         request: Some(Request { http: Some(http), ..Request::default() }),
         context_extensions: HashMap::from([("server".to_owned(), "alpha".to_owned())]),

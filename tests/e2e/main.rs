@@ -4,6 +4,8 @@
 #![expect(clippy::arithmetic_side_effects, reason = "sums over small tables; an overflow would only fail a test")]
 
 #[cfg(test)]
+mod als;
+#[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod corpus;

@@ -80,6 +80,11 @@ fn every_policy_keeps_its_properties() {
     run("policy");
 }
 
+#[test]
+fn every_settle_token_keeps_its_properties() {
+    run("settle");
+}
+
 /// Or the targets would hold their properties by refusing everything.
 #[test]
 fn check_requests_are_decided_as_their_names_say() {

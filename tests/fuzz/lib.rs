@@ -14,6 +14,7 @@ mod model;
 mod mutate;
 mod parse;
 mod policy;
+mod settle;
 mod world;
 
 pub use check::check;
@@ -21,10 +22,17 @@ pub use evaluate::evaluate;
 pub use headers::headers;
 pub use parse::parse;
 pub use policy::policy;
+pub use settle::settle;
 
 /// A target.
 pub type Target = fn(&[u8]);
 
 /// Every target by the name of its corpus folder.
-pub const TARGETS: &[(&str, Target)] =
-    &[("check", check), ("evaluate", evaluate), ("headers", headers), ("parse", parse), ("policy", policy)];
+pub const TARGETS: &[(&str, Target)] = &[
+    ("check", check),
+    ("evaluate", evaluate),
+    ("headers", headers),
+    ("parse", parse),
+    ("policy", policy),
+    ("settle", settle),
+];

@@ -1,7 +1,6 @@
 //! Opens the engine of quotas that the settings name, and ends what is left of it at the end.
 
 use std::{
-    fs,
     path::Path,
     process::ExitCode,
     sync::{
@@ -25,7 +24,7 @@ use crate::{
     quota::{
         OnLeak,
         any::AnyLedger,
-        embedded::EmbeddedLedger,
+        embedded::{EmbeddedLedger, JournalError, LOG_BYTES_MAX, Settings as EmbeddedSettings},
         leaks::{Leak, LeakSettler, OnSettled},
         redis::{Event, Observer, Outage, RedisLedger, Settings},
     },
@@ -93,27 +92,25 @@ fn embedded(
     clock: &Arc<dyn Clock>,
     metrics: &Metrics,
 ) -> Result<EmbeddedLedger, ExitCode> {
-    match folder {
-        Some(folder) => usable(folder).map_err(|error| {
-            let hint = "set `ledger.embedded.folder` to a folder that this user may write to, or to `none` to forget every \
-                        counter at a restart";
-            tracing::error!(folder = %folder.display(), hint, "The folder of counters cannot be used.");
-            fail("the folder of counters", &error)
-        })?,
-        None => tracing::warn!("Counters are kept in memory only: every restart hands out every quota anew."),
+    if folder.is_none() {
+        tracing::warn!("Counters are kept in memory only: every restart hands out every quota anew.");
     }
-    let bounds = Bounds { counters_max: config.limits.counters_max, reservations_max: config.limits.reservations_max };
     let counted = metrics.clone();
     let expired = Arc::new(move |n| counted.reservations(ReservationOutcome::Expired, n));
-    EmbeddedLedger::new(bounds, Arc::clone(clock), expired).map_err(|error| fail("the ledger", &error))
-}
-
-/// Whether files can be made there.
-fn usable(folder: &Path) -> std::io::Result<()> {
-    fs::create_dir_all(folder)?;
-    let probe = folder.join(format!(".probe-{}", std::process::id()));
-    fs::write(&probe, b"")?;
-    fs::remove_file(&probe)
+    let settings = EmbeddedSettings {
+        bounds: Bounds { counters_max: config.limits.counters_max, reservations_max: config.limits.reservations_max },
+        folder: folder.map(Path::to_owned),
+        log_bytes_max: LOG_BYTES_MAX,
+    };
+    EmbeddedLedger::open(&settings, Arc::clone(clock), expired).map_err(|error| {
+        if matches!(error, JournalError::Io { .. }) {
+            tracing::error!(
+                "Set `ledger.embedded.folder` to a folder that this user may write to, or to `none` to forget every counter at a \
+                 restart."
+            );
+        }
+        fail("the folder of counters", &error)
+    })
 }
 
 async fn redis(
@@ -174,20 +171,4 @@ fn on_settled(metrics: Metrics) -> OnSettled {
             }
         }
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_folder_is_made_or_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let inner = folder.path().join("a/b");
-        usable(&inner).unwrap();
-        assert_eq!(fs::read_dir(&inner).unwrap().count(), 0);
-        fs::write(folder.path().join("file"), "").unwrap();
-        usable(&folder.path().join("file")).unwrap_err();
-        usable(&folder.path().join("file/inner")).unwrap_err();
-    }
 }

@@ -12,6 +12,7 @@ use super::{Attempt, Code, CounterId, Finish, Finished, Line, Reply, Span, Speak
 use crate::quota::{Fingerprint, Mode};
 
 mod apply;
+mod image;
 mod judge;
 
 use apply::reindex;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use sha2::Digest as _;
 
 use crate::decision::{Denial, Reason};
+use crate::ledger::ask::{Names, ask, over_limit};
 use crate::ledger::machine::{Bounds, Full, Head, Machine};
-use crate::ledger::{Attempt, Code, CounterId, Finish, Line, Span, Speaker, Standing};
-use crate::quota::{Charge, Measure, Mode, OnExpiry};
+use crate::ledger::{Attempt, Code, CounterId, Finish, Line, Speaker};
+use crate::quota::{Charge, CounterKey, Fingerprint};
 
 /// Longer than any sequence: what a case wants to run out, it ends itself.
 const HOLD_MS: u64 = 365 * 86_400_000;
@@ -48,15 +49,14 @@ impl Store {
     pub(super) fn reserve(&mut self, charges: &[Charge], now_ms: u64) -> Result<Held, Denial> {
         self.settle(now_ms);
         self.next = self.next.saturating_add(1);
-        let asked: Vec<&Charge> = charges.iter().filter(|charge| asks(charge)).collect();
-        let Some((lines, line_of)) = join(&asked, now_ms) else { return Err(Denial::built_in(Reason::Internal)) };
-        let held = Held { id: self.next.to_string(), lines: lines.into() };
+        let internal = || Denial::built_in(Reason::Internal);
+        let question = ask(charges, &PlainNames, now_ms).map_err(|_| internal())?;
+        let held = Held { id: self.next.to_string(), lines: question.lines.into() };
         let reply = self.machine.reserve(&head(&held), &held.lines, now_ms.saturating_mul(1_000), || Ok::<_, Full>(()));
-        let Ok(reply) = reply else { return Err(Denial::built_in(Reason::Internal)) };
-        let reason = match reply.code {
+        let reply = reply.map_err(|_| internal())?;
+        match reply.code {
             Code::Held => return Ok(held),
-            Code::Limited { .. } => Reason::QuotaExhausted,
-            Code::NeverFits { .. } => Reason::NeverFits,
+            Code::Limited { .. } | Code::NeverFits { .. } => {}
             Code::Conflict
             | Code::EpochChanged
             | Code::Fenced { .. }
@@ -65,14 +65,12 @@ impl Store {
             | Code::NodeChanged
             | Code::RolledBack
             | Code::Settled
-            | Code::StaleWindows { .. } => return Err(Denial::built_in(Reason::Internal)),
-        };
-        let refused = asked.iter().zip(line_of).find_map(|(charge, line)| {
-            let standing = reply.standings.get(line).filter(|standing| !fits(charge, standing))?;
-            let retry_after_ms = standing.reset_ms.filter(|_| reason == Reason::QuotaExhausted);
-            Some(Denial { reason, retry_after_ms, ..charge.terms.denial.clone() })
-        });
-        Err(refused.unwrap_or_else(|| Denial::built_in(Reason::Internal)))
+            | Code::StaleWindows { .. } => return Err(internal()),
+        }
+        let over = over_limit(charges, &held.lines, &question.line_of, &reply);
+        let reason = if over.never_fits { Reason::NeverFits } else { Reason::QuotaExhausted };
+        let refused = charges.get(over.charge).map(|charge| charge.terms.denial.clone());
+        Err(refused.map_or_else(internal, |denial| Denial { reason, retry_after_ms: over.retry_after_ms, ..denial }))
     }
 
     /// Ends a call now.
@@ -104,54 +102,17 @@ fn head(held: &Held) -> Head<'_> {
     Head { id: &held.id, digest: 0, attempt: Attempt(0), hold_ms: HOLD_MS, grace_ms: 0 }
 }
 
-fn asks(charge: &Charge) -> bool {
-    charge.amount > 0 || charge.mode == Mode::Gate
-}
+/// Nobody can look into these counters, so their names hide nothing.
+struct PlainNames;
 
-/// One line for each counter, and for each charge the index of its line. Two charges of one counter are one: the larger
-/// amount, under the smaller limit.
-fn join(charges: &[&Charge], now_ms: u64) -> Option<(Vec<Line>, Vec<usize>)> {
-    let mut lines: Vec<Line> = Vec::new();
-    let mut line_of = Vec::new();
-    for charge in charges {
-        let new = line(charge, now_ms)?;
-        let known = lines.iter_mut().enumerate().find(|(_, line)| line.counter == new.counter);
-        if let Some((index, line)) = known {
-            line.amount = line.amount.max(new.amount);
-            line.max = line.max.min(new.max);
-            line.release &= new.release;
-            line_of.push(index);
-        } else {
-            line_of.push(lines.len());
-            lines.push(new);
-        }
+impl Names for PlainNames {
+    fn counter(&self, key: &CounterKey) -> CounterId {
+        let digest: [u8; 32] = sha2::Sha256::digest(key.as_str()).into();
+        let (first, _) = digest.split_at(16);
+        CounterId(u128::from_be_bytes(first.try_into().unwrap_or([0; 16])))
     }
-    Some((lines, line_of))
-}
 
-/// Whether the charge alone would have gone through.
-fn fits(charge: &Charge, standing: &Standing) -> bool {
-    match charge.mode {
-        Mode::Track => true,
-        Mode::Gate => standing.used < charge.max,
-        Mode::Attempt | Mode::Consume => {
-            charge.amount <= standing.left || standing.used.saturating_add(charge.amount) <= charge.max
-        }
+    fn fingerprint(&self, fingerprint: Fingerprint) -> Fingerprint {
+        fingerprint
     }
-}
-
-fn line(charge: &Charge, now_ms: u64) -> Option<Line> {
-    let digest: [u8; 32] = sha2::Sha256::digest(charge.counter.as_str()).into();
-    let (first, _) = digest.split_at(16);
-    let streak_or_slot = matches!(charge.measure, Measure::InFlight { .. } | Measure::Streak { .. });
-    Some(Line {
-        counter: CounterId(u128::from_be_bytes(first.try_into().ok()?)),
-        label: Arc::clone(&charge.terms.label),
-        span: Span::of(&charge.measure, charge.max, now_ms)?,
-        mode: charge.mode,
-        amount: charge.amount,
-        max: charge.max,
-        strict: false,
-        release: charge.terms.on_expiry == OnExpiry::Release && !streak_or_slot,
-    })
 }

@@ -159,7 +159,6 @@ fn one_trace_of_a_byte_is_enough_to_doubt() {
         |common| common.time_to_first_upstream_rx_byte = Some(Duration::default()),
         |common| common.upstream_wire_bytes_sent = 1,
         |common| common.upstream_wire_bytes_received = 1,
-        |common| common.upstream_request_attempt_count = 2,
     ] {
         let doubted = fate(|entry| {
             unsent(entry);
@@ -167,11 +166,13 @@ fn one_trace_of_a_byte_is_enough_to_doubt() {
         });
         assert_ne!(doubted, Fate::NotSent);
     }
-    let never_tried = fate(|entry| {
-        unsent(entry);
-        common(entry).upstream_request_attempt_count = 0;
-    });
-    assert_eq!(never_tried, Fate::NotSent);
+    for attempts in [0, 1, 3] {
+        let unsent = fate(|entry| {
+            unsent(entry);
+            common(entry).upstream_request_attempt_count = attempts;
+        });
+        assert_eq!(unsent, Fate::NotSent, "{attempts}");
+    }
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub struct LogEntry {
     pub response: Option<LogResponse>,
 }
 
-/// `envoy.data.accesslog.v3.AccessLogCommon`. Times and counts are those of the last attempt that Envoy made.
+/// `envoy.data.accesslog.v3.AccessLogCommon`. Times are those of the last attempt that Envoy made, bytes those of all.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct LogCommon {
     /// There once the first byte was on its way to a server.

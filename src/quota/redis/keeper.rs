@@ -334,12 +334,12 @@ impl Keeper {
         let keys = [names.plain("beat"), names.plain("epoch")];
         match evaluate(&link.control, &SCRIPTS.beat, &keys, &[]).await {
             Ok(value) => {
-                let (_, now_ms, rest) = numbers(&value).map_err(|_| Failure::Malformed)?;
+                let (_, beat_ms, rest) = numbers(&value).map_err(|_| Failure::Malformed)?;
                 let epoch = rest.first().and_then(text).and_then(|line| line.split(' ').next());
                 if epoch != Some(&link.epoch) {
                     return Err(Unlinked::NotReady);
                 }
-                self.known.beat_ms = now_ms;
+                self.known.beat_ms = beat_ms;
                 Ok(())
             }
             Err(Failure::Refused(_)) => Ok(()),
@@ -350,7 +350,10 @@ impl Keeper {
     /// Makes the epoch, takes it over, or says that it is not the one we knew.
     async fn open(&mut self, control: &Connection, fenced: bool) -> Result<Opened, Unlinked> {
         let shared = Arc::clone(&self.shared);
-        let covers_ms = shared.journal().covers_ms();
+        let (covers_ms, evicted_ms) = {
+            let journal = shared.journal();
+            (journal.covers_ms(), journal.evicted_ms())
+        };
         let oldest_ms = if fenced { covers_ms.min(SPAN_MS).saturating_sub(BEAT_SLACK_MS).max(1) } else { 0 };
         let fence_ms = if fenced { millis(shared.settings.fence) } else { 0 };
         let word = hex(&random::<8>()?);
@@ -369,6 +372,7 @@ impl Keeper {
             self.known.beat_ms.to_string(),
             oldest_ms.to_string(),
             millis(shared.settings.fence).to_string(),
+            if fenced { evicted_ms } else { 0 }.to_string(),
         ];
         let asked = Instant::now();
         let value = evaluate(control, &SCRIPTS.open, &keys, &arguments).await?;
@@ -446,7 +450,7 @@ impl Keeper {
         let secret = self.shared.secret.as_ref().map_or(&self.known.secret, |file| &file.mark).clone();
         let fence_ms = millis(self.shared.settings.fence).to_string();
         let zero = || "0".to_owned();
-        let arguments = ["-".to_owned(), epoch.to_owned(), secret, fence_ms, zero(), zero(), zero()];
+        let arguments = ["-".to_owned(), epoch.to_owned(), secret, fence_ms, zero(), zero(), zero(), zero()];
         evaluate(control, &SCRIPTS.open, &keys, &arguments).await?;
         Ok(())
     }

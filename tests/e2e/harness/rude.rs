@@ -20,12 +20,16 @@ pub(crate) enum Manner {
     Hang,
     /// Begins an event stream and says nothing more until the peer goes away.
     Stream,
+    /// Stops listening, then closes the connection without a word.
+    Vanish,
 }
 
 #[derive(Debug)]
 struct Shared {
     arrived: AtomicUsize,
     left: AtomicUsize,
+    /// Set to end listening, and again once nobody listens.
+    vanished: tokio::sync::watch::Sender<u8>,
     manner: Mutex<Manner>,
 }
 
@@ -43,15 +47,24 @@ impl Rude {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound");
         let manner = Mutex::new(Manner::Answer);
-        let shared = Arc::new(Shared { arrived: AtomicUsize::new(0), left: AtomicUsize::new(0), manner });
+        let (arrived, left) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let shared = Arc::new(Shared { arrived, left, vanished: tokio::sync::watch::Sender::new(0), manner });
         let for_task = Arc::clone(&shared);
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
+            let mut vanished = for_task.vanished.subscribe();
+            loop {
+                let stream = tokio::select! {
+                    _ = vanished.wait_for(|state| *state > 0) => break,
+                    accepted = listener.accept() => accepted.expect("loopback").0,
+                };
                 let shared = Arc::clone(&for_task);
                 connections.spawn(async move { drop(serve(stream, &shared).await) });
                 while connections.try_join_next().is_some() {}
             }
+            drop(listener);
+            for_task.vanished.send_replace(2);
+            while connections.join_next().await.is_some() {}
         });
         Self { address, shared, task }
     }
@@ -96,6 +109,11 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
                 stream.write_all(response("200 OK", "application/json", body).as_bytes()).await?;
             }
             Manner::Close => return Ok(()),
+            Manner::Vanish => {
+                shared.vanished.send_modify(|state| *state = (*state).max(1));
+                drop(shared.vanished.subscribe().wait_for(|state| *state == 2).await);
+                return Ok(());
+            }
             Manner::Fail => {
                 stream.write_all(response("500 Internal Server Error", "text/plain", "no").as_bytes()).await?;
             }

@@ -282,7 +282,7 @@ const REFUSALS: &[Refusal] = &[
     (
         LIMIT,
         r#""counter":"c","window":{"token_bucket":{"refill":1,"per":"1s"}},"scope":"grant","mode":"track""#,
-        r#"@: missing key `max`"#,
+        r#"@/mode: a bucket that denies nothing is none: `track` has no meaning here"#,
     ),
     (
         LIMIT,
