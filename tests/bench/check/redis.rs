@@ -1,11 +1,7 @@
 //! What a reservation in Redis costs beside a bare script that touches as many keys: both over the same kind of connection,
 //! driven by a thread of its own, one call of each in turn. And the time that Redis itself spends on it.
 
-use std::{
-    io::Write,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io::Write, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use mcp_authz::{
@@ -21,13 +17,13 @@ use mcp_authz_core::{
 };
 use redis::aio::MultiplexedConnection;
 use test_redis::{RedisServer, Value};
-use tokio::time::Instant as Deadline;
+use tokio::time::Instant;
 
 /// Calls of each kind in one round.
-const CALLS: usize = 4_000;
-const ROUNDS: usize = 5;
+const CALLS: u32 = 4_000;
+const ROUNDS: u32 = 5;
 /// Calls at the same time in the part about throughput.
-const AT_ONCE: usize = 64;
+const AT_ONCE: u32 = 64;
 const HOUR_MS: u64 = 3_600_000;
 /// Reads and writes each key, as a counter has to be.
 const BARE: &str = "for i = 1, #KEYS do redis.call('SET', KEYS[i], redis.call('GET', KEYS[i]) or 0) end return {1}";
@@ -78,7 +74,7 @@ async fn reserve(ledger: &RedisLedger, id: &str, lines: &[Line]) -> anyhow::Resu
     let id = ReservationId::from_envoy(id).map_err(|error| anyhow::anyhow!("{error}"))?;
     let booking = Booking { id, attempt: Attempt(1), digest: 1, lines: lines.into() };
     let begun = Instant::now();
-    let reply = ledger.reserve(&booking, Duration::from_secs(120), Deadline::now() + Duration::from_secs(5)).await?;
+    let reply = ledger.reserve(&booking, Duration::from_secs(120), Instant::now() + Duration::from_secs(5)).await?;
     let elapsed = begun.elapsed();
     ensure!(reply.code == Code::Held, "{:?}", reply.code);
     Ok(elapsed)
@@ -110,7 +106,7 @@ async fn row(
     let (mut cpu_bare, mut cpu_reserve) = (0.0, 0.0);
     for round in 0..ROUNDS {
         let lines = lines(ledger, counters);
-        let (mut of_bare, mut of_reserve) = (Vec::with_capacity(CALLS), Vec::with_capacity(CALLS));
+        let (mut of_bare, mut of_reserve) = (Vec::new(), Vec::new());
         for call in 0..CALLS {
             of_bare.push(bare.call(counters).await?);
             of_reserve.push(reserve(ledger, &format!("{counters}-{round}-{call}"), &lines).await?);
@@ -141,8 +137,8 @@ async fn row(
         median(|r| r[3]),
         median(|r| r[2] / r[0]),
         median(|r| r[3] / r[1]),
-        cpu_bare / ROUNDS as f64,
-        cpu_reserve / ROUNDS as f64,
+        cpu_bare / f64::from(ROUNDS),
+        cpu_reserve / f64::from(ROUNDS),
     )?;
     Ok(())
 }
@@ -154,7 +150,7 @@ fn at(all: &mut [Duration], percent: usize) -> f64 {
 }
 
 /// Microseconds that Redis says it spent on one script.
-async fn redis_cpu<F>(server: &RedisServer, calls: usize, mut call: impl FnMut() -> F) -> anyhow::Result<f64>
+async fn redis_cpu<F>(server: &RedisServer, calls: u32, mut call: impl FnMut() -> F) -> anyhow::Result<f64>
 where
     F: Future<Output = anyhow::Result<Duration>>,
 {
@@ -183,7 +179,7 @@ async fn throughput(ledger: &RedisLedger, counters: usize) -> anyhow::Result<f64
     });
     let all: Vec<_> = tasks.collect();
     futures(all).await?;
-    Ok((CALLS / AT_ONCE * AT_ONCE) as f64 / begun.elapsed().as_secs_f64())
+    Ok(f64::from(CALLS / AT_ONCE * AT_ONCE) / begun.elapsed().as_secs_f64())
 }
 
 /// All of them at once, on this thread.
