@@ -226,7 +226,7 @@ async fn more_calls_than_the_journal_holds_are_lost_and_strict_limits_deny() {
     pair.stall();
     load.more("calls go that nobody will remember", 300, |tally| tally.held).await;
     pair.fail_over().await;
-    load.more("calls are denied", 20, |tally| tally.denied()).await;
+    load.more("calls are denied", 60, |tally| tally.denied()).await;
     let held = load.tally().held;
     pair.service.retarget(pair.replica.address);
     load.more("the loss is noticed", 10, |tally| tally.lost).await;

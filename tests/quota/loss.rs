@@ -58,7 +58,7 @@ async fn a_store_that_is_emptied_while_it_is_used_lets_no_strict_call_go() {
     load.more("calls go", 50, |tally| tally.held).await;
     server.must(&["FLUSHALL"]).await;
     // Answers from before it may still be on their way.
-    load.more("calls are denied", 4, |tally| tally.denied()).await;
+    load.more("calls are denied", 40, |tally| tally.denied()).await;
     let held = load.tally().held;
     load.more("the loss is noticed", 50, |tally| tally.lost).await;
     assert_eq!(load.tally().held, held, "a call went although nobody knows the count");

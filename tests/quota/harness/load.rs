@@ -93,8 +93,12 @@ impl Load {
 
     /// Waits until so much more was told of what `pick` picks.
     pub(crate) async fn more(&self, what: &str, count: u64, pick: fn(&Tally) -> u64) {
-        let before = pick(&self.tally());
-        let enough = async || (pick(&self.tally()) >= before + count).then_some(());
+        self.beyond(what, pick(&self.tally()) + count, pick).await;
+    }
+
+    /// Waits until so much was told of what `pick` picks: for what may happen before anybody waits for it.
+    pub(crate) async fn beyond(&self, what: &str, count: u64, pick: fn(&Tally) -> u64) {
+        let enough = async || (pick(&self.tally()) >= count).then_some(());
         poll(enough).await.unwrap_or_else(|| panic!("waited in vain until {what}: {:?}", self.tally()));
     }
 
