@@ -95,7 +95,9 @@ impl History {
     pub(crate) fn read(path: &Path) -> Self {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         let mut calls: BTreeMap<String, Call> = BTreeMap::new();
-        for line in text.lines() {
+        // The last line may be on its way while clients are at work.
+        let whole = text.rfind('\n').and_then(|end| text.get(..end)).unwrap_or_default();
+        for line in whole.lines() {
             let mut words = line.split(' ');
             let (Some(event), Some(id), Some(now)) = (words.next(), words.next(), words.next()) else {
                 panic!("torn line: {line}");
