@@ -304,6 +304,16 @@ fn a_folder_has_one_owner_and_nobody_else_reads_it() {
 }
 
 #[test]
+fn a_place_that_is_no_folder_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    for place in [file.clone(), file.join("inner")] {
+        assert!(matches!(open_at(&place, T0), Err(JournalError::Io { .. })));
+    }
+}
+
+#[test]
 fn damage_in_the_middle_refuses_to_start() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = open(folder.path());
