@@ -17,10 +17,14 @@ use tokio::time::Instant;
 
 pub mod any;
 mod booking;
+#[cfg(test)]
+pub(crate) mod contract;
 pub mod desk;
 pub mod embedded;
 pub mod leaks;
 pub mod redis;
+#[cfg(test)]
+mod tests;
 pub mod token;
 
 pub use booking::{Booking, Keys};
