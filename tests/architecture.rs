@@ -85,6 +85,13 @@ fn the_core_is_pure() {
 }
 
 #[test]
+fn only_the_engine_of_redis_names_its_client() {
+    for word in ["use redis::", "redis::aio", "redis::cmd", "redis::Client", "redis::RedisError", "redis::Value"] {
+        nowhere_but("src", word, &["src/quota/redis"]);
+    }
+}
+
+#[test]
 fn only_the_adapter_knows_the_messages_of_envoy() {
     nowhere_but("src", "envoy_types", &[]);
     nowhere_but("src", "wire::", &["src/envoy"]);
@@ -123,7 +130,7 @@ fn a_request_takes_one_snapshot() {
 
 #[test]
 fn nothing_is_left_undone_in_the_sources() {
-    for word in ["todo!", "unimplemented!", "unsafe ", "#[ignore", "#[allow("] {
+    for word in ["todo!", "unimplemented!", "unsafe {", "unsafe fn", "unsafe impl", "#[ignore", "#[allow("] {
         nowhere_but("src", word, &[]);
     }
     nowhere_but("tests/e2e", "#[ignore", &[]);

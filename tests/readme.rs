@@ -10,6 +10,8 @@
 mod guide;
 #[path = "readme/operators.rs"]
 mod operators;
+#[path = "readme/quotas.rs"]
+mod quotas;
 #[path = "readme/samples.rs"]
 mod samples;
 #[path = "readme/tables.rs"]
@@ -60,7 +62,11 @@ fn block(name: &str) -> String {
 
 /// The rows of the first table below a heading whose first column has that title, without its head.
 fn table(heading: &str, first: &str) -> Vec<Vec<String>> {
-    let mut lines = README.lines().skip_while(|line| line.trim_start_matches('#').trim() != heading);
+    table_in(README, heading, first)
+}
+
+fn table_in(page: &str, heading: &str, first: &str) -> Vec<Vec<String>> {
+    let mut lines = page.lines().skip_while(|line| line.trim_start_matches('#').trim() != heading);
     let head = lines.find(|line| cells(line).first().is_some_and(|cell| cell == first));
     assert!(head.is_some(), "below `{heading}` there is no table of `{first}`");
     let columns = cells(head.unwrap()).len();

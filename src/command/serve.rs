@@ -33,7 +33,7 @@ use crate::{
         server::{Drained, Event, Observer, Server, Settings as ServerSettings},
         tls::{Tls, TlsSettings},
     },
-    quota::desk::LedgerDesk,
+    quota::{any::AnyLedger, desk::LedgerDesk},
     settle::Settler,
     snapshot::Snapshot,
     state::{Reloaded, State},
@@ -123,8 +123,7 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
     let server = bind(&config, tls.clone(), &metrics).await?;
     let admin_listener = bind_admin(config.listen.admin).await?;
     let health = server.health();
-    let opened = ledger::open(&config, &clock, &metrics).await?;
-    let (ledger, on_leak, reached, leaks) = opened.into_parts();
+    let (ledger, on_leak, reached, leaks) = ledger::open(&config, &clock, &metrics).await?;
     let view = Arc::new(View {
         state: Arc::clone(&state),
         config: ArcSwap::from_pointee(config.clone()),
@@ -133,7 +132,7 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
     });
     let (stop_admin, admin_stopped) = tokio::sync::oneshot::channel::<()>();
     let engine = Engine::new(Arc::clone(&ledger), config.timeouts.lease, on_leak, metrics.clone());
-    let desk = LedgerDesk::new(Arc::clone(engine.ledger()), Arc::clone(&state), Arc::clone(&audit), Arc::clone(&clock));
+    let desk = LedgerDesk::new(Arc::clone(&ledger), Arc::clone(&state), Arc::clone(&audit), Arc::clone(&clock));
     let quota = QuotaPages { desk: Arc::new(desk), token: Arc::clone(&admin_token) };
     let pages = router(Arc::clone(&view) as Arc<dyn AdminView>, Arc::new(registry), quota);
     let admin = tokio::spawn(admin::serve(admin_listener, pages, metrics.clone(), async {
@@ -153,14 +152,7 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
         admin_token,
     };
     let reloads = tokio::spawn(reloader.run());
-    let settler = Settler {
-        ledger: Arc::clone(engine.ledger()),
-        clock: Arc::clone(&clock),
-        metrics: metrics.clone(),
-        audit: Arc::clone(&audit),
-        hold: config.timeouts.lease,
-    };
-    let (settlements, settling) = settler.start();
+    let (settlements, settling) = settler(&config, &ledger, &clock, &metrics, &audit).start();
     let settling = tokio::spawn(settling);
     let adapter = Adapter::new(engine, Arc::clone(&state), clock, metrics, Arc::clone(&audit), settings, settlements);
     health.serving().await;
@@ -174,18 +166,38 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
     if tokio::time::timeout(SETTLE_CLOSE, settling).await.is_err() {
         tracing::warn!("Some reservations were not settled in time; their units count as spent.");
     }
-    let now = tokio::time::Instant::now();
-    ledger::close(&ledger, leaks, now.checked_add(config.timeouts.drain).unwrap_or(now)).await;
+    ledger::close(&ledger, leaks, config.timeouts.drain).await;
     drop(stop_admin);
     if admin.await.is_err_and(|error| error.is_panic()) {
         tracing::error!("The admin listener panicked: a defect of mcp-authz, please report it.");
     }
+    close_audit(audit).await;
+    tracing::info!("Stopped.");
+    Ok(())
+}
+
+async fn close_audit(audit: Arc<AuditSink>) {
     let written = tokio::task::spawn_blocking(move || audit.close(AUDIT_CLOSE)).await;
     if let Ok(Err(error)) = written {
         tracing::error!(error = chain(&error), "Audit records were lost at the end.");
     }
-    tracing::info!("Stopped.");
-    Ok(())
+}
+
+/// Who ends reservations by what Envoy's access log tells.
+fn settler(
+    config: &Config,
+    ledger: &Arc<AnyLedger>,
+    clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
+    audit: &Arc<AuditSink>,
+) -> Settler<AnyLedger> {
+    Settler {
+        ledger: Arc::clone(ledger),
+        clock: Arc::clone(clock),
+        metrics: metrics.clone(),
+        audit: Arc::clone(audit),
+        hold: config.timeouts.lease,
+    }
 }
 
 fn load(paths: &Paths, limits: Limits, metrics: &Metrics, now_ms: u64) -> Result<Arc<State>, ExitCode> {

@@ -93,3 +93,23 @@ async fn only_a_limit_that_discloses_tells_its_counter() {
     let silent = refused(&charge(hour(), 1, 2, false)).await;
     assert!(silent.message.chars().all(|c| !c.is_ascii_digit()));
 }
+
+#[test]
+fn each_failure_of_the_ledger_says_who_can_do_something_about_it() {
+    let io = || Box::new(std::io::Error::other("SECRET"));
+    for (error, says, retry_after_ms) in [
+        (LedgerError::Conflict, "Send it again", None),
+        (LedgerError::RolledBack, "Send it again", None),
+        (LedgerError::Settled, "Send it again", None),
+        (LedgerError::Fenced { wait_ms: 900 }, "Try again in a moment", Some(900)),
+        (LedgerError::Full { limit: "counters_max" }, "Ask the operator to raise its limits", None),
+        (LedgerError::Lost { wait_ms: None }, "ask the operator to accept the loss", None),
+        (LedgerError::Lost { wait_ms: Some(7) }, "Wait, or ask the operator", Some(7)),
+        (LedgerError::Refused(io()), "Ask the operator", None),
+        (LedgerError::Unknown(io()), "Ask the operator", None),
+    ] {
+        let denial = unavailable(&error);
+        assert!(denial.message.contains(says) && !denial.message.contains("SECRET"), "{error}: {}", denial.message);
+        assert_eq!((denial.reason, denial.retry_after_ms), (Reason::LedgerUnavailable, retry_after_ms), "{error}");
+    }
+}

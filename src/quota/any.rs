@@ -66,6 +66,14 @@ impl Ledger for AnyLedger {
         }
     }
 
+    async fn accept_loss(&self) -> Result<bool, LedgerError> {
+        match self {
+            AnyLedger::Embedded(ledger) => ledger.accept_loss().await,
+            // By its full name: the ledger has a method of its own of that name.
+            AnyLedger::Redis(ledger) => Ledger::accept_loss(ledger).await,
+        }
+    }
+
     fn admitted_unmetered(&self, booking: &Arc<Booking>) {
         match self {
             AnyLedger::Embedded(ledger) => ledger.admitted_unmetered(booking),

@@ -231,6 +231,10 @@ impl Ledger for EmbeddedLedger {
         self.with(|machine, log, now_us| machine.reset(lines, || note(log, now_us, Change::Reset, &nobody, lines)))
     }
 
+    async fn accept_loss(&self) -> Result<bool, LedgerError> {
+        Ok(false)
+    }
+
     fn admitted_unmetered(&self, _: &Arc<Booking>) {
         // Only a journal that cannot be written brings a call here, and to count it would be to write.
     }

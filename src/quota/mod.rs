@@ -128,9 +128,7 @@ pub trait Ledger: Send + Sync + 'static {
     ///
     /// # Errors
     /// See [`LedgerError`].
-    fn accept_loss(&self) -> impl Future<Output = Result<bool, LedgerError>> + Send {
-        async { Ok(false) }
-    }
+    fn accept_loss(&self) -> impl Future<Output = Result<bool, LedgerError>> + Send;
 
     /// Told of a call that was let go although its lines could not be held, so that they can be counted later.
     fn admitted_unmetered(&self, booking: &Arc<Booking>);

@@ -20,7 +20,7 @@ use mcp_authz_core::ledger::{Code, Finish, Finished, Line, Reply, Standing};
 use redis::{Cmd, Value};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 
 mod breaker;
@@ -153,6 +153,8 @@ struct Shared {
     /// The store's clock minus ours, ms.
     offset_ms: AtomicI64,
     hold_ms: AtomicU64,
+    /// How long strict limits deny at first, ms: whoever knew the store before us must have the time to say so.
+    first_fence_ms: AtomicU64,
     journal: Mutex<Journal>,
     breaker: Mutex<Breaker>,
     wakes: mpsc::Sender<Wake>,
@@ -172,7 +174,8 @@ impl fmt::Debug for RedisLedger {
 }
 
 impl RedisLedger {
-    /// Starts the engine, and waits for its first attempt to use the store. If the store cannot be reached the engine goes on
+    /// Starts the engine, and waits for its first attempt to use the store, which takes as long as the fence if the store is
+    /// new. If the store cannot be reached the engine goes on
     /// trying; until then every reservation is refused at once.
     ///
     /// # Errors
@@ -203,6 +206,7 @@ impl RedisLedger {
             recoveries: AtomicU64::new(0),
             offset_ms: AtomicI64::new(0),
             hold_ms: AtomicU64::new(0),
+            first_fence_ms: AtomicU64::new(0),
             breaker: Mutex::default(),
             wakes,
         });
@@ -230,7 +234,12 @@ impl RedisLedger {
             Ok(Err(Unlinked::Open(connection::OpenError::Tls(error)))) => {
                 Err(StartError::Denied { place, why: format!("TLS failed: {error}") })
             }
-            Ok(_) | Err(_) => Ok(ledger),
+            Ok(Ok(())) => {
+                // Better a start that takes a moment than calls that are denied for no reason of theirs.
+                sleep(Duration::from_millis(ledger.shared.first_fence_ms.load(Ordering::Relaxed))).await;
+                Ok(ledger)
+            }
+            Ok(Err(_)) | Err(_) => Ok(ledger),
         }
     }
 
@@ -621,4 +630,5 @@ impl Ledger for RedisLedger {
 }
 
 #[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "times and counts of tests are small")]
 mod tests;

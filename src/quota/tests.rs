@@ -103,6 +103,10 @@ impl Ledger for Remote {
         Ok(())
     }
 
+    async fn accept_loss(&self) -> Result<bool, LedgerError> {
+        Ok(false)
+    }
+
     fn admitted_unmetered(&self, _: &Arc<Booking>) {
         *self.unmetered.lock().unwrap() += 1;
     }

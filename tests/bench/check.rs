@@ -7,7 +7,7 @@
 //! and with the same allocator as ours, which decodes every request and always answers OK.
 //!
 //! A harness of our own, because the usual ones measure functions in this process by wall-clock time. Arguments: a part
-//! (`load`, `micro`, or of the latter `memory` alone) to run only that. For a profiler: `serve KIND tcp://… unix://…` runs one of the servers,
+//! (`load`, `memory`, `micro`, `redis`) to run only that. For a profiler: `serve KIND tcp://… unix://…` runs one of the servers,
 //! `scene FOLDER` writes what the real one is configured with, and `drive ENDPOINT BODY_BYTES COUNT` sends to a server
 //! that runs already.
 
@@ -26,6 +26,8 @@ mod memory;
 mod micro;
 #[path = "check/process.rs"]
 mod process;
+#[path = "check/redis.rs"]
+mod redis_part;
 #[path = "check/report.rs"]
 mod report;
 #[path = "check/requests.rs"]
@@ -49,15 +51,19 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let mut out = std::io::stdout().lock();
     let wanted = |part| arguments.is_empty() || arguments.contains(&part);
-    if let Some(unknown) = arguments.iter().find(|argument| !["load", "memory", "micro"].contains(*argument)) {
-        writeln!(std::io::stderr(), "unknown part `{unknown}`; there are `load`, `micro` and `memory`")?;
+    if let Some(unknown) = arguments.iter().find(|argument| !["load", "memory", "micro", "redis"].contains(*argument)) {
+        writeln!(std::io::stderr(), "unknown part `{unknown}`; there are `load`, `memory`, `micro` and `redis`")?;
         return Ok(ExitCode::from(64));
     }
     if wanted("micro") {
         micro::run(&mut out)?;
     }
-    if wanted("micro") || arguments.contains(&"memory") {
+    if wanted("memory") {
         memory::run(&mut out)?;
+    }
+    // Needs a redis-server, so it runs only where it is asked for.
+    if arguments.contains(&"redis") {
+        redis_part::run(&mut out).context("the redis part failed")?;
     }
     if wanted("load") {
         report::run(&mut out).context("the load part failed")?;

@@ -3,7 +3,10 @@
 //! `None` is a question that this model does not answer: numbers that are no integers up to 2^53, and patterns that are more
 //! than a literal with anchors.
 
+use mcp_authz_core::number::AMOUNT_MAX;
 use serde_json::{Map, Number, Value};
+
+use crate::evaluate::REQUEST_BYTES;
 
 /// What one condition says.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,7 +44,7 @@ pub(crate) fn allows(policy: &Value, tool: &str, arguments: Option<&Value>) -> O
         }
     }
     for limit in list(rules, "limits").into_iter().chain(list(policy.get("all_tools"), "limits")) {
-        if !fits(limit, arguments)? {
+        if !fits(policy, limit, arguments)? {
             return Some(false);
         }
     }
@@ -52,14 +55,45 @@ fn list<'a>(of: Option<&'a Value>, name: &str) -> Vec<&'a Value> {
     of.and_then(|of| of.get(name)?.as_array()).into_iter().flatten().collect()
 }
 
-fn fits(limit: &Value, arguments: Option<&Value>) -> Option<bool> {
-    let max = limit.get("max")?.as_u64()?;
-    let Some(path) = limit.get("increment_from") else { return Some(max >= 1) };
-    match find(path.as_str()?, arguments) {
-        Ok(Value::Number(number)) => {
-            number.as_i64().map(|amount| u64::try_from(amount).is_ok_and(|units| units <= max))
+/// Limits with decimal places and lengths of texts are not modeled.
+fn fits(policy: &Value, limit: &Value, arguments: Option<&Value>) -> Option<bool> {
+    let name = limit.get("counter")?.as_str()?;
+    let counter = policy.get("counters").and_then(|counters| counters.get(name)).unwrap_or(limit);
+    if counter.get("scale").is_some_and(|scale| scale != 0) {
+        return None;
+    }
+    let mode = limit.get("mode").and_then(Value::as_str);
+    if mode == Some("gate") {
+        return Some(limit.get("max")?.as_u64()? > 0);
+    }
+    let amount = match limit.get("increment_from").map(|from| from.as_str()) {
+        None => Some(1),
+        Some(from) => amount(from?, limit, arguments)?,
+    };
+    let least = limit.get("min_increment").map_or(Some(0), Value::as_u64)?;
+    let Some(amount) = amount.map(|amount| amount.max(least)) else { return Some(false) };
+    if mode == Some("track") { Some(true) } else { Some(amount <= limit.get("max")?.as_u64()?) }
+}
+
+/// The inner `None`: no amount.
+fn amount(from: &str, limit: &Value, arguments: Option<&Value>) -> Option<Option<u64>> {
+    if from == "request.bytes" {
+        return Some(Some(REQUEST_BYTES));
+    }
+    let count = from.strip_prefix("count(").and_then(|rest| rest.strip_suffix(')'));
+    if from.contains('(') && count.is_none() {
+        return None;
+    }
+    match find(count.unwrap_or(from), arguments) {
+        Ok(Value::Null) | Err(Says::Missing) => match limit.get("on_missing") {
+            Some(Value::Number(number)) => Some(Some(number.as_u64()?)),
+            _ => Some(None),
+        },
+        Ok(Value::Array(items)) if count.is_some() => Some(u64::try_from(items.len()).ok()),
+        Ok(Value::Number(number)) if count.is_none() => {
+            number.as_i64().map(|amount| u64::try_from(amount).ok().filter(|amount| *amount <= AMOUNT_MAX))
         }
-        Ok(_) | Err(_) => Some(false),
+        Ok(_) | Err(_) => Some(None),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mcp_authz_core::document::Format;
+use mcp_authz_core::document::{Defect, Format};
 use mcp_authz_core::json::{Document, Limits};
 use mcp_authz_core::judge::judge;
 use mcp_authz_core::mcp::{Message, ProtocolVersion};
@@ -71,14 +71,12 @@ fn version_2_decides_and_charges_as_version_1_does() {
         for suite in file["suites"].as_array().unwrap().iter().filter(|suite| suite["policy"].is_object()) {
             let mut newer = suite["policy"].clone();
             newer["version"] = "2".into();
-            let (older, newer) = (compile(&suite["policy"]), compile(&newer));
+            let (older, newer) = (compile(&suite["policy"]).unwrap(), compile(&newer).unwrap());
             let steps =
                 suite["sequences"].as_array().into_iter().flatten().flat_map(|one| one["steps"].as_array().unwrap());
             for case in suite["cases"].as_array().into_iter().flatten().chain(steps) {
-                let request = match &case["request"] {
-                    serde_json::Value::String(text) => text.clone(),
-                    other => other.to_string(),
-                };
+                let request = &case["request"];
+                let request = request.as_str().map_or_else(|| request.to_string(), str::to_owned);
                 let Ok(document) = Document::parse(request.as_bytes(), Limits::default()) else { continue };
                 let mirrored = MirroredHeaders::of(document.root());
                 let Ok(message) = Message::read(&document, &mirrored.headers(), ProtocolVersion::ALL) else { continue };
@@ -93,10 +91,10 @@ fn version_2_decides_and_charges_as_version_1_does() {
     assert_eq!(compared, 622);
 }
 
-fn compile(policy: &serde_json::Value) -> Policy {
+fn compile(policy: &serde_json::Value) -> Result<Policy, Vec<Defect>> {
     let bytes = policy.to_string();
     let source = Source { id: "p", file: "p.json", bytes: bytes.as_bytes(), format: Format::Json };
-    Policy::compile(&source).unwrap().policy
+    Policy::compile(&source).map(|compiled| compiled.policy)
 }
 
 /// Every policy of the file that must be refused, with the whole text of its refusal.

@@ -151,11 +151,11 @@ fn the_queries_name_metrics_and_labels_that_there_are() {
     for Block { text, .. } in blocks {
         for rest in text.split("mcp_authz_").skip(1) {
             let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
-            let name = format!("mcp_authz_{}", &rest[..end]);
+            let (name, rest) = rest.split_at(end);
+            let name = format!("mcp_authz_{name}");
             let of_name: Vec<_> = series.iter().filter(|(known, _)| *known == name).collect();
             assert!(!of_name.is_empty(), "there is no metric `{name}`");
-            let selector =
-                rest[end..].strip_prefix('{').and_then(|rest| rest.split_once('}')).map(|(inside, _)| inside);
+            let selector = rest.strip_prefix('{').and_then(|rest| rest.split_once('}')).map(|(inside, _)| inside);
             if let Some(selector) = selector {
                 assert!(
                     of_name.iter().any(|(_, labels)| labels.contains(selector)),

@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use mcp_authz_core::{
@@ -23,7 +24,7 @@ use crate::{
     quota::{
         OnLeak,
         any::AnyLedger,
-        embedded::{self, EmbeddedLedger, LOG_BYTES_MAX},
+        embedded::{EmbeddedLedger, JournalError, LOG_BYTES_MAX, Settings as EmbeddedSettings},
         leaks::{Leak, LeakSettler, OnSettled},
         redis::{Event, Observer, Outage, RedisLedger, Settings},
     },
@@ -31,13 +32,8 @@ use crate::{
     telemetry::metrics::{ErrorKind, LedgerEvent, LedgerOutage, Metrics, QuotaOutcome, ReservationOutcome},
 };
 
-/// The engine in use and who ends what was dropped.
-pub(super) struct Opened {
-    pub(super) ledger: Arc<AnyLedger>,
-    pub(super) on_leak: OnLeak,
-    pub(super) reached: Reached,
-    settler: LeakSettler,
-}
+/// The engine in use, the callback for what is dropped, whether the store was reached, and who ends what was dropped.
+pub(super) type Opened = (Arc<AnyLedger>, OnLeak, Reached, LeakSettler);
 
 /// Whether the store was ever in use.
 #[derive(Clone, Debug, Default)]
@@ -75,23 +71,18 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>, metrics: &Metr
     let hold = config.timeouts.lease;
     let (on_leak, settler) =
         LeakSettler::start(Arc::clone(&ledger), config.ledger.leaks_max, hold, on_settled(metrics.clone()));
-    Ok(Opened { ledger, on_leak, reached, settler })
+    Ok((ledger, on_leak, reached, settler))
 }
 
 /// Ends what was dropped, then the engine; for `drain` at most.
-pub(super) async fn close(ledger: &AnyLedger, settler: LeakSettler, until: Instant) {
+pub(super) async fn close(ledger: &AnyLedger, settler: LeakSettler, drain: Duration) {
+    let now = Instant::now();
+    let until = now.checked_add(drain).unwrap_or(now);
     if !settler.close(until).await {
         tracing::warn!("Some reservations were not given back in time; their units stay spent.");
     }
     if let AnyLedger::Redis(ledger) = ledger {
         ledger.close(until).await;
-    }
-}
-
-impl Opened {
-    /// Takes it apart.
-    pub(super) fn into_parts(self) -> (Arc<AnyLedger>, OnLeak, Reached, LeakSettler) {
-        (self.ledger, self.on_leak, self.reached, self.settler)
     }
 }
 
@@ -104,14 +95,20 @@ fn embedded(
     if folder.is_none() {
         tracing::warn!("Counters are kept in memory only: every restart hands out every quota anew.");
     }
-    let bounds = Bounds { counters_max: config.limits.counters_max, reservations_max: config.limits.reservations_max };
     let counted = metrics.clone();
     let expired = Arc::new(move |n| counted.reservations(ReservationOutcome::Expired, n));
-    let settings = embedded::Settings { bounds, folder: folder.map(Path::to_owned), log_bytes_max: LOG_BYTES_MAX };
+    let settings = EmbeddedSettings {
+        bounds: Bounds { counters_max: config.limits.counters_max, reservations_max: config.limits.reservations_max },
+        folder: folder.map(Path::to_owned),
+        log_bytes_max: LOG_BYTES_MAX,
+    };
     EmbeddedLedger::open(&settings, Arc::clone(clock), expired).map_err(|error| {
-        let hint = "set `ledger.embedded.folder` to a folder that this user may write to, or to `none` to forget every counter \
-                    at a restart";
-        tracing::error!(folder = folder.map(|folder| tracing::field::display(folder.display())), hint, "The counters cannot be opened.");
+        if matches!(error, JournalError::Io { .. }) {
+            tracing::error!(
+                "Set `ledger.embedded.folder` to a folder that this user may write to, or to `none` to forget every counter at a \
+                 restart."
+            );
+        }
         fail("the folder of counters", &error)
     })
 }

@@ -15,6 +15,8 @@ use crate::mcp::{Body, Message, ProtocolVersion};
 use crate::policy::{Policy, Source};
 use crate::principal::Principal;
 
+/// When a case is that does not say: the start of 2026. Windows of a calendar need a time that some zone had.
+const START_MS: u64 = 1_767_225_600_000;
 /// How often a step may be repeated.
 const TIMES_MAX: u64 = 1_000;
 
@@ -118,7 +120,7 @@ impl File<'_> {
             let _known = state.one_of(&["fresh"]);
         }
         let id = keys.required("id").and_then(|id| id.non_empty());
-        let call = Call::read(&keys, 0);
+        let call = Call::read(&keys, START_MS);
         let (Some(id), Some(call), Some(expected)) = (id, call, read_expected(&keys, self.reading)) else { return };
         let outcome = call.run(policy, &mut Store::new(self.counters));
         self.compare(id.to_owned(), &expected, &outcome, &call);
@@ -128,7 +130,7 @@ impl File<'_> {
         let Some(keys) = fields(cursor, &["id", "steps"]) else { return };
         let id = keys.required("id").and_then(|id| id.non_empty()).unwrap_or_default();
         let steps = keys.required("steps").and_then(|steps| steps.items()).unwrap_or_default();
-        let (mut store, mut now_ms, mut done) = (Store::new(self.counters), 0, Vec::new());
+        let (mut store, mut now_ms, mut done) = (Store::new(self.counters), START_MS, Vec::new());
         for (index, step) in steps.iter().enumerate() {
             let known = ["request", "call", "times", "identity", "server", "at", "upstream", "expect", "expect_compat"];
             let Some(keys) = fields(step, &known) else { continue };

@@ -152,7 +152,7 @@ proptest! {
             Plan::Settle { actual, .. } => actual.to_vec(),
         };
         for (amount, counted) in amounts.iter().zip(counted) {
-            prop_assert!(counted >= amount * executed, "{counted} of {amount} x {executed}");
+            prop_assert!(counted >= amount.saturating_mul(executed), "{counted} of {amount} x {executed}");
         }
     }
 }

@@ -118,7 +118,7 @@ mod tests {
                 framed.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
                 framed.extend(message);
             }
-            let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(framed.len() + 1)).collect();
+            let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(framed.len().saturating_add(1))).collect();
             at.extend([0, framed.len()]);
             at.sort_unstable();
             let frames: Vec<&[u8]> = at.windows(2).map(|pair| &framed[pair[0]..pair[1]]).collect();

@@ -48,6 +48,10 @@ impl Ledger for Store {
         Ok(())
     }
 
+    async fn accept_loss(&self) -> Result<bool, LedgerError> {
+        Ok(false)
+    }
+
     fn admitted_unmetered(&self, _: &Arc<Booking>) {}
 }
 

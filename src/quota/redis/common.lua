@@ -13,10 +13,11 @@
 --   flags s strict: deny while fenced and for windows whose counts were lost   r release when the hold runs out unsettled
 local HEAD, LINE = 8, 8
 local LIM = 4503599627370496                     -- 2^52: the sum of two amounts is exact in a double
-local function S(x) return string.format('%.0f', x) end  -- tostring() prints 14 digits and would corrupt times in microseconds
+local fmt, find, match = string.format, string.find, string.match
+local function S(x) return fmt('%.0f', x) end    -- tostring() prints 14 digits and would corrupt times in microseconds
 local function N(s)                              -- an integer of 0..2^52, or abort: nothing has been written yet
   local x = tonumber(s)
-  if not x or x ~= math.floor(x) or x < 0 or x > LIM then error('BADARG') end
+  if not x or x < 0 or x > LIM or x % 1 ~= 0 then error('BADARG') end
   return x
 end
 local T = redis.call('TIME')                     --@clock: tests put a clock of their own in this line
@@ -30,9 +31,10 @@ local function lines()
   local out, pending = {}, n + 2
   for i = 1, n do
     local b = HEAD + (i - 1) * LINE
-    local o = {k = ARGV[b + 1], m = ARGV[b + 2], amt = N(ARGV[b + 3]), max = N(ARGV[b + 4]), p1 = ARGV[b + 5],
-      strict = string.find(ARGV[b + 8], 's', 1, true), key = KEYS[i + 2]}
-    local k = o.k
+    local k, m, flags = ARGV[b + 1], ARGV[b + 2], ARGV[b + 8]
+    -- Every field is named here, so that the table is made once and large enough.
+    local o = {k = k, m = m, amt = N(ARGV[b + 3]), max = N(ARGV[b + 4]), p1 = ARGV[b + 5], p2 = nil, p3 = nil,
+      strict = flags ~= '' and find(flags, 's', 1, true), key = KEYS[i + 2], pend = nil, rows = nil, w = 0, used = 0, e = 0}
     if k == 'c' then
       o.p1, o.p2, o.p3 = N(o.p1), N(ARGV[b + 6]), N(ARGV[b + 7])
       if not (o.p1 < o.p2 and o.p2 < o.p3) then error('BADARG') end
@@ -48,8 +50,8 @@ local function lines()
     elseif k == 's' then o.p2 = N(ARGV[b + 6])
     elseif k == 'l' then o.p1 = N(o.p1)
     else error('BADARG') end
-    if o.m ~= 'c' and o.m ~= 'g' and o.m ~= 't' and o.m ~= 'a' then error('BADARG') end
-    if string.find(ARGV[b + 8], 'r', 1, true) then
+    if m ~= 'c' and m ~= 'g' and m ~= 't' and m ~= 'a' then error('BADARG') end
+    if flags ~= '' and flags ~= 's' and find(flags, 'r', 1, true) then
       if k == 'f' or k == 's' then error('BADARG') end
       pending = pending + 1
       o.pend = KEYS[pending]
@@ -75,7 +77,8 @@ local function cal(o, v)
   if now < o.p1 or now >= o.p3 then return nil end
   local w, e = o.p1, o.p2
   if now >= o.p2 then w, e = o.p2, o.p3 end
-  local cw, u = string.match(v or '', '^(%d+) (%d+)$')
+  if not v then return w, e, 0 end
+  local cw, u = match(v, '^(%d+) (%d+)$')
   if not cw then return w, e, 0 end
   cw, u = tonumber(cw), tonumber(u)
   if cw < w then return w, e, 0 end              -- a new window starts at zero

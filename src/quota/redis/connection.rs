@@ -95,15 +95,11 @@ pub(super) enum OpenError {
 
 impl OpenError {
     pub(super) fn of(failure: Failure) -> Self {
-        match failure {
-            Failure::Refused(code) if failure_is_denial(&code) => OpenError::Denied(code),
-            failure => OpenError::Refused(failure),
+        match failure.denial() {
+            Some(code) => OpenError::Denied(code.to_owned()),
+            None => OpenError::Refused(failure),
         }
     }
-}
-
-fn failure_is_denial(code: &str) -> bool {
-    matches!(code, "DENIED" | "NOAUTH" | "NOPERM" | "WRONGPASS")
 }
 
 impl Opener {
@@ -163,9 +159,12 @@ impl Opener {
         }
         let config = AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(WAITING_MAX);
         let opened = MultiplexedConnection::new_with_config(&info, stream, config).await;
-        let (inner, driver) = opened.map_err(|error| match Failure::of(&error) {
-            _ if error.kind() == redis::ErrorKind::AuthenticationFailed => OpenError::Denied("WRONGPASS".to_owned()),
-            failure => OpenError::of(failure),
+        let (inner, driver) = opened.map_err(|error| {
+            if error.kind() == redis::ErrorKind::AuthenticationFailed {
+                OpenError::Denied("WRONGPASS".to_owned())
+            } else {
+                OpenError::of(Failure::of(&error))
+            }
         })?;
         let (ended, end) = watch::channel(false);
         let task = tokio::spawn(async move {
@@ -267,10 +266,7 @@ impl Connection {
 }
 
 fn answer(value: Value) -> Result<Value, Failure> {
-    match value {
-        Value::ServerError(error) => Err(Failure::of_server(&error)),
-        value => Ok(value),
-    }
+    if let Value::ServerError(error) = &value { Err(Failure::of_server(error)) } else { Ok(value) }
 }
 
 /// The one line of a secret file.

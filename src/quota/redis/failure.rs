@@ -136,10 +136,23 @@ impl Failure {
         matches!(self, Failure::Refused(code) if matches!(&**code, "ASK" | "TRYAGAIN" | "CLUSTERDOWN"))
     }
 
-    /// Who we are, or what we may do, is not what the server expects.
-    pub(super) fn is_denied(&self) -> bool {
-        matches!(self, Failure::Refused(code) | Failure::Script(code)
-            if matches!(&**code, "DENIED" | "NOAUTH" | "NOPERM" | "WRONGPASS"))
+    /// Its word if who we are, or what we may do, is not what the server expects.
+    pub(super) fn denial(&self) -> Option<&str> {
+        match self {
+            Failure::Refused(code) | Failure::Script(code)
+                if matches!(&**code, "DENIED" | "NOAUTH" | "NOPERM" | "WRONGPASS") =>
+            {
+                Some(code)
+            }
+            Failure::Broken
+            | Failure::Disconnected
+            | Failure::Malformed
+            | Failure::NotDurable { .. }
+            | Failure::NoScript
+            | Failure::Refused(_)
+            | Failure::Script(_)
+            | Failure::Timeout => None,
+        }
     }
 
     /// `maybe` says that an earlier try of the same question may have been applied.

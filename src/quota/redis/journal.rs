@@ -106,6 +106,11 @@ impl Journal {
         if self.evicted_ms == 0 { SPAN_MS } else { self.newest_ms.saturating_sub(self.evicted_ms).min(SPAN_MS) }
     }
 
+    /// Time of the newest hold that was given up for want of room, ms; 0 for none.
+    pub(super) const fn evicted_ms(&self) -> u64 {
+        self.evicted_ms
+    }
+
     /// Every hold that it remembers under these keys.
     pub(super) fn holds(&self, keys: &Arc<Keys>) -> Vec<Entry> {
         self.entries.iter().flatten().filter(|entry| Arc::ptr_eq(&entry.keys, keys)).cloned().collect()
@@ -174,7 +179,7 @@ mod tests {
         assert_eq!(journal.covers_ms(), SPAN_MS);
         journal.held(entry(4, 10_400, &keys));
         assert_eq!(ids(&journal, &keys), ["2", "3", "4"]);
-        assert_eq!(journal.covers_ms(), 300);
+        assert_eq!((journal.covers_ms(), journal.evicted_ms()), (300, 10_100));
         assert_eq!(journal.numbers.len(), 3);
     }
 

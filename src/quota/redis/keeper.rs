@@ -62,14 +62,10 @@ pub(super) enum Unlinked {
 
 impl From<Failure> for Unlinked {
     fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Refused(code) | Failure::Script(code) if code == "NOPERM" => {
-                Unlinked::Unsafe(vec![Problem::Restricted { code }])
-            }
-            Failure::Refused(code) if matches!(&*code, "NOAUTH" | "DENIED" | "WRONGPASS") => {
-                Unlinked::Open(OpenError::Denied(code))
-            }
-            failure => Unlinked::Failed(failure),
+        match failure.denial() {
+            Some("NOPERM") => Unlinked::Unsafe(vec![Problem::Restricted { code: "NOPERM".to_owned() }]),
+            Some(code) => Unlinked::Open(OpenError::Denied(code.to_owned())),
+            None => Unlinked::Failed(failure),
         }
     }
 }
@@ -149,7 +145,7 @@ impl Keeper {
                         // A call may be waiting for the new master.
                         End::Lost if stable => Duration::ZERO,
                         End::Lost => pause,
-                        End::Opened => OPEN.saturating_add(jitter(OPEN / 4)),
+                        End::Opened => OPEN.saturating_add(jitter(part(OPEN, 4))),
                     }
                 }
                 Err(error) => {
@@ -163,7 +159,7 @@ impl Keeper {
             pause = pause.saturating_mul(2).min(PAUSE_MAX);
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return,
-                () = sleep(rest / 2 + jitter(rest / 2)) => {}
+                () = sleep(part(rest, 2).saturating_add(jitter(part(rest, 2)))) => {}
             }
         }
     }
@@ -209,7 +205,8 @@ impl Keeper {
             self.shared.recoveries.fetch_add(1, Ordering::SeqCst);
         }
         let opened = self.open(&control, other && !moved).await?;
-        probe::run(&control, &self.shared.names, &opened.epoch, &node).await?;
+        let head = Head { names: &self.shared.names, epoch: &opened.epoch, node: &node };
+        probe::run(&control, &head, opened.now_ms).await?;
         if other || opened.status != Status::AsKnown {
             self.replay(&control, &opened.epoch, other && !moved).await?;
         }
@@ -337,12 +334,12 @@ impl Keeper {
         let keys = [names.plain("beat"), names.plain("epoch")];
         match evaluate(&link.control, &SCRIPTS.beat, &keys, &[]).await {
             Ok(value) => {
-                let (_, now_ms, rest) = numbers(&value).map_err(|_| Failure::Malformed)?;
+                let (_, beat_ms, rest) = numbers(&value).map_err(|_| Failure::Malformed)?;
                 let epoch = rest.first().and_then(text).and_then(|line| line.split(' ').next());
                 if epoch != Some(&link.epoch) {
                     return Err(Unlinked::NotReady);
                 }
-                self.known.beat_ms = now_ms;
+                self.known.beat_ms = beat_ms;
                 Ok(())
             }
             Err(Failure::Refused(_)) => Ok(()),
@@ -353,7 +350,10 @@ impl Keeper {
     /// Makes the epoch, takes it over, or says that it is not the one we knew.
     async fn open(&mut self, control: &Connection, fenced: bool) -> Result<Opened, Unlinked> {
         let shared = Arc::clone(&self.shared);
-        let covers_ms = shared.journal().covers_ms();
+        let (covers_ms, evicted_ms) = {
+            let journal = shared.journal();
+            (journal.covers_ms(), journal.evicted_ms())
+        };
         let oldest_ms = if fenced { covers_ms.min(SPAN_MS).saturating_sub(BEAT_SLACK_MS).max(1) } else { 0 };
         let fence_ms = if fenced { millis(shared.settings.fence) } else { 0 };
         let word = hex(&random::<8>()?);
@@ -372,13 +372,22 @@ impl Keeper {
             self.known.beat_ms.to_string(),
             oldest_ms.to_string(),
             millis(shared.settings.fence).to_string(),
+            if fenced { evicted_ms } else { 0 }.to_string(),
         ];
         let asked = Instant::now();
         let value = evaluate(control, &SCRIPTS.open, &keys, &arguments).await?;
         let (status, now_ms, rest) = numbers(&value).map_err(|_| Failure::Malformed)?;
         shared.learn_time(now_ms.saturating_add(millis(asked.elapsed()) / 2));
         let [line, secret] = rest else { return Err(Failure::Malformed.into()) };
-        let epoch = text(line).and_then(|line| line.split(' ').next()).ok_or(Failure::Malformed)?.to_owned();
+        let line = text(line).ok_or(Failure::Malformed)?;
+        let [epoch, fence, _] =
+            <[&str; 3]>::try_from(line.split(' ').collect::<Vec<_>>()).map_err(|_| Failure::Malformed)?;
+        let (epoch, fenced_until_ms) = (epoch.to_owned(), fence.parse::<u64>().map_err(|_| Failure::Malformed)?);
+        if self.known.epoch.is_empty() {
+            let longest_ms = millis(shared.settings.fence);
+            let wait_ms = fenced_until_ms.saturating_sub(now_ms).min(longest_ms);
+            shared.first_fence_ms.store(wait_ms, Ordering::Relaxed);
+        }
         let secret = text(secret).ok_or(Failure::Malformed)?;
         self.take_secret(secret)?;
         let status = match status {
@@ -396,7 +405,7 @@ impl Keeper {
         }
         // From now on this is the data that we know: if the next step fails, the loss has been told all the same.
         self.known.epoch.clone_from(&epoch);
-        Ok(Opened { epoch, status })
+        Ok(Opened { epoch, status, now_ms })
     }
 
     /// Names of counters come from the secret; other replicas must have the same.
@@ -419,7 +428,7 @@ impl Keeper {
         let head = Head { names: &self.shared.names, epoch, node: "" };
         let mut fenced_at = Instant::now();
         for batch in entries.chunks(BATCH) {
-            if fenced && fenced_at.elapsed() > self.shared.settings.fence / 2 {
+            if fenced && fenced_at.elapsed() > part(self.shared.settings.fence, 2) {
                 fenced_at = Instant::now();
                 self.fence_again(control, epoch).await?;
             }
@@ -441,7 +450,7 @@ impl Keeper {
         let secret = self.shared.secret.as_ref().map_or(&self.known.secret, |file| &file.mark).clone();
         let fence_ms = millis(self.shared.settings.fence).to_string();
         let zero = || "0".to_owned();
-        let arguments = ["-".to_owned(), epoch.to_owned(), secret, fence_ms, zero(), zero(), zero()];
+        let arguments = ["-".to_owned(), epoch.to_owned(), secret, fence_ms, zero(), zero(), zero(), zero()];
         evaluate(control, &SCRIPTS.open, &keys, &arguments).await?;
         Ok(())
     }
@@ -471,6 +480,8 @@ impl Keeper {
 struct Opened {
     epoch: String,
     status: Status,
+    /// The store's time.
+    now_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -538,6 +549,10 @@ pub(super) async fn evaluate(
 
 fn random<const N: usize>() -> Result<[u8; N], Failure> {
     crate::quota::random_bytes().map_err(|_| Failure::Disconnected)
+}
+
+fn part(of: Duration, parts: u32) -> Duration {
+    of.checked_div(parts).unwrap_or(of)
 }
 
 fn jitter(most: Duration) -> Duration {

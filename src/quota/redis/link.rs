@@ -63,7 +63,8 @@ impl Link {
                 [one] => one.ended().await,
                 many => {
                     let mut all = tokio::task::JoinSet::new();
-                    for one in many.iter().cloned() {
+                    for one in many {
+                        let one = one.clone();
                         all.spawn(async move { one.ended().await });
                     }
                     if all.join_next().await.is_none() {

@@ -2,16 +2,18 @@
 -- replicas that find the store empty one makes the epoch and the other takes it over.
 -- KEYS: epoch, secret, the id of the epoch whose loss an operator accepted, heartbeat
 -- ARGV: a random word, the epoch that we knew or '', our secret, fence_ms or 0, the heartbeat that we saw, oldest_ms or 0,
---  fence_ms for a store that is not as we knew it
+--  fence_ms for a store that is not as we knew it, evicted_ms or 0
 --  our secret: what the names of our counters come from, or a word of it; '' takes what is there
 --  oldest_ms: the longest that the store may have fallen behind the heartbeat; what is older nobody could count again
+--  evicted_ms: the newest hold that we no longer remember; a store whose heartbeat is older may have missed it
 -- reply: {status, now_ms, epoch, secret}   1 as we knew it   0 taken over   2 made   3 counts were lost
 local T = redis.call('TIME')                     --@clock: tests put a clock of their own in this line
 local now = tonumber(T[1]) * 1000 + math.floor(tonumber(T[2]) / 1000)
 local function S(x) return string.format('%.0f', x) end
 local word, known, ours = ARGV[1], ARGV[2], ARGV[3]
 local forth, seen, oldest, new = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-if not forth or not seen or not oldest or not new or word == '' then error('BADARG') end
+local evicted = tonumber(ARGV[8])
+if not forth or not seen or not oldest or not new or not evicted or word == '' then error('BADARG') end
 local v = redis.call('GET', KEYS[1])
 local id, fence, lost, status = string.match(v or '', '^(%S+) (%d+) (%d+)$')
 if id then
@@ -33,9 +35,12 @@ if known ~= '' then
     status = 3
     -- What was counted before this epoch began is gone; nothing since.
     if lost < born and redis.call('GET', KEYS[3]) ~= id then lost = born end
-  elseif oldest > 0 and seen - tonumber(redis.call('GET', KEYS[4]) or '0') > oldest then
-    status = 3
-    lost = math.max(lost, now)
+  else
+    local beat = tonumber(redis.call('GET', KEYS[4]) or '0')
+    if (oldest > 0 and seen - beat > oldest) or (evicted > 0 and beat <= evicted) then
+      status = 3
+      lost = math.max(lost, now)
+    end
   end
 end
 if status >= 2 then forth = math.max(forth, new) end

@@ -14,7 +14,7 @@ use super::{
     connection::Connection,
     failure::Failure,
     keeper::Unlinked,
-    script::{Form, Head, Names, finished, numbers, reply},
+    script::{Form, Head, finished, numbers, reply},
     server::until,
 };
 use crate::quota::{Booking, ReservationId, random_bytes};
@@ -26,10 +26,13 @@ const SHORT_MS: u64 = 1_000;
 const AGED: Duration = Duration::from_millis(5);
 
 /// Runs it.
-pub(super) async fn run(connection: &Connection, names: &Names, epoch: &str, node: &str) -> Result<(), Unlinked> {
-    let head = Head { names, epoch, node };
+pub(super) async fn run(connection: &Connection, head: &Head<'_>, now_ms: u64) -> Result<(), Unlinked> {
     let booking = booking().ok_or(Failure::Disconnected)?;
-    let later = Booking { id: ReservationId::random().map_err(|_| Failure::Disconnected)?, ..booking.clone() };
+    let another = || {
+        let id = ReservationId::random().map_err(|_| Failure::Disconnected)?;
+        Ok::<_, Failure>(Booking { id, ..booking.clone() })
+    };
+    let (later, told) = (another()?, another()?);
     let hold = Duration::from_millis(SHORT_MS);
     let how = Finish::RollBack(Speaker::Stream);
     let questions = [
@@ -39,7 +42,8 @@ pub(super) async fn run(connection: &Connection, names: &Names, epoch: &str, nod
         head.renew(Form::Text, &booking, hold),
         head.finish(Form::Text, &booking, &how),
         head.finish(Form::Text, &later, &how),
-        head.replay(Form::Text, &booking, hold, 0, None),
+        head.replay(Form::Text, &told, hold, now_ms, None),
+        head.finish(Form::Text, &told, &how),
         head.reset(Form::Text, &booking.lines),
     ];
     for (index, question) in questions.iter().enumerate() {
@@ -50,7 +54,7 @@ pub(super) async fn run(connection: &Connection, names: &Names, epoch: &str, nod
         };
         let read = match index {
             0..=2 => reply(&value, booking.lines.len()).map(|_| ()),
-            4 | 5 => finished(&value).map(|_| ()),
+            4 | 5 | 7 => finished(&value).map(|_| ()),
             _ => numbers(&value).map(|_| ()),
         };
         read.map_err(|_| Failure::Malformed)?;
@@ -66,13 +70,14 @@ fn booking() -> Option<Booking> {
     let random = u128::from_be_bytes(random_bytes().ok()?);
     let spans = [
         Span::Rolling { bucket_ms: 1, buckets: 1 },
+        Span::Rolling { bucket_ms: SHORT_MS, buckets: 100 },
         Span::InFlight { lease_ms: SHORT_MS },
         Span::Lifetime { idle_ms: SHORT_MS },
         Span::Streak { fingerprint: Fingerprint([0; 16]), idle_ms: SHORT_MS },
         Span::TokenBucket { interval_us: SHORT_MS, burst_us: 10 * SHORT_MS },
     ];
-    let line = |span: Span| Line {
-        counter: CounterId(random),
+    let line = |(number, span): (u128, Span)| Line {
+        counter: CounterId(random.wrapping_add(number)),
         label: Arc::from("probe"),
         span,
         mode: Mode::Consume,
@@ -81,6 +86,6 @@ fn booking() -> Option<Booking> {
         strict: false,
         release: matches!(span, Span::Rolling { .. } | Span::Lifetime { .. }),
     };
-    let lines = spans.into_iter().map(line).collect();
+    let lines = (0..).zip(spans).map(line).collect();
     Some(Booking { id: ReservationId::random().ok()?, attempt: Attempt(0), digest: 0, lines })
 }

@@ -25,20 +25,20 @@ if op == 'r' and V[1] then
   if st == 'h' and own ~= owner then redis.call('SET', KEYS[1], 'p' .. string.sub(V[1], 2), 'KEEPTTL') end
   return {2, now, 0}
 end
-local out, code, bad = {}, 1, 0
+local out, at, code, bad, none = {}, 0, 1, 0, {}
 local function fail(i, k) if bad == 0 then bad = i; code = k elseif k == 3 then code = 3 end end
 for i = 1, n do
   local o, k = c[i], c[i].k
   local used, reset, w, v, since = 0, 0, 0, V[i + 2], 0
   if o.strict and fence > now then return {-6, now, i, fence - now} end
-  local rows = o.pend and redis.call('ZRANGEBYSCORE', o.pend, '-inf', S(now), 'LIMIT', 0, 64) or {}
+  local rows = o.pend and redis.call('ZRANGEBYSCORE', o.pend, '-inf', S(now), 'LIMIT', 0, 64) or none
   o.rows = rows
   if k == 'c' then
     local ww, e, u, astray = cal(o, v)
     if not ww then return {-1, now, i} end
     if astray then o.repair = u end
-    for _, row in ipairs(rows) do
-      local amt, rw = string.match(row, '^%S+ (%d+) (%d+)')
+    for j = 1, #rows do
+      local amt, rw = match(rows[j], '^%S+ (%d+) (%d+)')
       if tonumber(rw) == ww then u = math.max(0, u - tonumber(amt)) end
     end
     w, used, reset, o.e, since = ww, u, e - now, e, e
@@ -89,7 +89,7 @@ for i = 1, n do
     elseif o.m ~= 't' then
       if o.amt * iv > burst then fail(i, 3) elseif need > burst then fail(i, 0) end
     end
-    out[#out + 1] = used; out[#out + 1] = math.max(0, math.floor((burst - (tat - us)) / iv)); out[#out + 1] = reset
+    out[at + 1] = used; out[at + 2] = math.max(0, math.floor((burst - (tat - us)) / iv)); out[at + 3] = reset
     since = lost + math.ceil(burst / 1000)
   elseif k == 'f' then
     used = redis.call('ZCOUNT', o.key, '(' .. S(now), '+inf')
@@ -120,14 +120,16 @@ for i = 1, n do
     elseif o.m ~= 't' then
       if o.amt > o.max then fail(i, 3) elseif used + o.amt > o.max then fail(i, 0) end
     end
-    out[#out + 1] = used; out[#out + 1] = math.max(0, o.max - used); out[#out + 1] = reset
+    local left = o.max - used
+    out[at + 1] = used; out[at + 2] = left > 0 and left or 0; out[at + 3] = reset
   end
+  at = at + 3
 end
 if op == 'p' then return {code, now, bad, unpack(out)} end
 -- The record is the first write: out of memory, read-only or failing persistence abort here, with no counter touched.
 if bad == 0 then
   local r = {'h', fp, owner, S(now)}
-  for i = 1, n do local o = c[i]; r[#r + 1] = (o.m == 'g') and '0' or S(o.amt); r[#r + 1] = S(o.w) end
+  for i = 1, n do local o = c[i]; r[4 + i] = fmt('%.0f %.0f', (o.m == 'g') and 0 or o.amt, o.w) end
   redis.call('SET', KEYS[1], table.concat(r, ' '), 'PXAT', S(now + hold + grace))
 end
 for i = 1, n do
@@ -136,7 +138,7 @@ for i = 1, n do
     local k, key, ends = o.k, o.key, nil
     if k == 'c' then
       ends = o.e + grace
-      redis.call('SET', key, S(o.w) .. ' ' .. S(math.min(o.used + o.amt, LIM)), 'PXAT', S(ends))
+      redis.call('SET', key, fmt('%.0f %.0f', o.w, math.min(o.used + o.amt, LIM)), 'PXAT', S(ends))
     elseif k == 'r' then
       ends = now + o.p1 * (o.p2 + 1) + grace
       if #o.back > 0 then redis.call('HSET', key, unpack(o.back)) end
@@ -163,7 +165,10 @@ for i = 1, n do
       -- A row that is gone while its record lasts would read as given back.
       if ends then later(o.pend, math.max(ends, now + hold + grace)) end
     end
-    if bad == 0 then out[(i - 1) * 3 + 1] = out[(i - 1) * 3 + 1] + o.amt; out[(i - 1) * 3 + 2] = math.max(0, out[(i - 1) * 3 + 2] - o.amt) end
+    if bad == 0 then
+      local b = (i - 1) * 3
+      out[b + 1] = out[b + 1] + o.amt; out[b + 2] = math.max(0, out[b + 2] - o.amt)
+    end
   elseif o.repair then
     -- From now on it goes by our time. A refusal would leave it there, and with it everybody locked out.
     local k, key = o.k, o.key

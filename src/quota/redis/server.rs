@@ -97,7 +97,7 @@ impl Facts {
             save.arg("CONFIG").arg("GET").arg("save");
             facts.snapshots = match connection.ask(&save, until).await {
                 Ok(value) => Some(texts(&value).get(1).is_some_and(|points| !points.is_empty())),
-                Err(failure) if failure.is_denied() || matches!(failure, Failure::Script(_)) => None,
+                Err(failure) if failure.denial().is_some() || matches!(failure, Failure::Script(_)) => None,
                 Err(failure) => return Err(failure),
             };
         }
@@ -165,16 +165,12 @@ fn word(text: &str) -> String {
 }
 
 pub(super) fn text(value: &Value) -> Option<&str> {
-    match value {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
-        _ => None,
+    if let Value::BulkString(bytes) = value {
+        return std::str::from_utf8(bytes).ok();
     }
+    if let Value::SimpleString(text) = value { Some(text) } else { None }
 }
 
 pub(super) fn texts(value: &Value) -> Vec<&str> {
-    match value {
-        Value::Array(items) => items.iter().filter_map(text).collect(),
-        _ => Vec::new(),
-    }
+    if let Value::Array(items) = value { items.iter().filter_map(text).collect() } else { Vec::new() }
 }

@@ -110,7 +110,7 @@ impl Whole {
         let bounds =
             Bounds { counters_max: config.limits.counters_max, reservations_max: config.limits.reservations_max };
         let ledger = EmbeddedLedger::new(bounds, Arc::clone(&clock), Arc::new(|_| {}));
-        let ledger = Arc::new(ledger.map_err(|error| error.to_string()).unwrap_or_else(|error| panic!("{error}")));
+        let ledger = Arc::new(ledger?);
         let on_leak = settle_leaks(Arc::clone(&ledger), |_, _| {});
         let engine = Engine::new(Arc::clone(&ledger), config.timeouts.lease, on_leak, metrics.clone());
         let audit = Arc::new(AuditSink::open(&Sink::None, WhenUnavailable::Count, 1 << 20, metrics.clone())?);

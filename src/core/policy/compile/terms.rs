@@ -55,6 +55,10 @@ pub(super) fn read_mode(keys: &Fields<'_>, counter: Option<&Counter>) -> Option<
             place.defect(format!("a streak is of one call: `{name}` has no meaning here"));
             None
         }
+        (Some(Kind::TokenBucket { .. }), Mode::Track) => {
+            place.defect("a bucket that denies nothing is none: `track` has no meaning here");
+            None
+        }
         _ => Some(mode),
     }
 }
@@ -145,7 +149,7 @@ fn read_source(cursor: &Cursor<'_>, place: Place<'_>, version: Version) -> Optio
     Some(source)
 }
 
-/// Reads `max`. What only counts has none, except the capacity of a token bucket.
+/// Reads `max`. What only counts has none.
 pub(super) fn read_max(keys: &Fields<'_>, mode: Option<Mode>, counter: Option<&Counter>) -> Option<u64> {
     let interval_us = counter.and_then(|counter| match counter.window.kind {
         Kind::TokenBucket { interval_us, .. } => Some(interval_us),
@@ -155,7 +159,9 @@ pub(super) fn read_max(keys: &Fields<'_>, mode: Option<Mode>, counter: Option<&C
         | Kind::Rolling { .. }
         | Kind::Streak { .. } => None,
     });
-    if mode == Some(Mode::Track) && interval_us.is_none() {
+    // Also where the kind of window refuses the mode, so that one fault is told once.
+    let tracks = keys.optional("mode").is_some_and(|cursor| is_text(&cursor, "track"));
+    if mode == Some(Mode::Track) || tracks {
         let stated = keys.optional("max");
         if let Some(cursor) = &stated {
             cursor.defect_with_hint("`mode: track` denies nothing, so it has no `max`", "leave it out");

@@ -383,9 +383,10 @@ fn a_call_touches_at_most_32_counters() {
 #[test]
 fn a_streak_fingerprints_the_call() {
     let policy = one(r#""window":{"streak":{"idle":"1m","ignore":["args.at"]}},"scope":"grant","max":3"#);
-    let print = |arguments: &str| match charges_as(&policy, &member(&[]), "t", arguments).unwrap()[0].measure {
-        Measure::Streak { fingerprint, idle_ms: 60_000 } => fingerprint,
-        ref other => panic!("{other:?}"),
+    let print = |arguments: &str| {
+        let charge = charges_as(&policy, &member(&[]), "t", arguments).unwrap().remove(0);
+        let Measure::Streak { fingerprint, idle_ms: 60_000 } = charge.measure else { panic!("{charge:?}") };
+        fingerprint
     };
     assert_eq!(print(r#"{"a":1,"at":5}"#), print(r#"{"at":6,"a":1.0}"#));
     assert_ne!(print(r#"{"a":1}"#), print(r#"{"a":2}"#));

@@ -282,7 +282,7 @@ const REFUSALS: &[Refusal] = &[
     (
         LIMIT,
         r#""counter":"c","window":{"token_bucket":{"refill":1,"per":"1s"}},"scope":"grant","mode":"track""#,
-        r#"@: missing key `max`"#,
+        r#"@/mode: a bucket that denies nothing is none: `track` has no meaning here"#,
     ),
     (
         LIMIT,
@@ -675,7 +675,7 @@ fn what_says_nothing_is_warned_of() {
             .replace('@', "/tools/t/limits/0");
     assert_eq!(
         warnings(&limit(r#""counter":"c","window":"hour","scope":"grant","max":1,"mode":"gate""#)),
-        [gate.clone()]
+        std::slice::from_ref(&gate)
     );
     assert_eq!(warnings(&limit(r#""counter":"c","window":"hour","scope":"global","max":1,"mode":"gate""#)), [""; 0]);
     assert_eq!(warnings(&NAMED(r#""counter":"c","max":1,"mode":"gate""#)), [unused[0].clone(), gate]);
