@@ -9,7 +9,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use test_redis::RedisServer;
 
 use crate::books::audit;
-use crate::differential::{STEPS, compare};
+use crate::differential::{STEPS, compare, plain};
 use crate::directed::CLAIMS;
 use crate::scripts::{Mutation, Scripts};
 use crate::world::{Step, Weather, step};
@@ -233,6 +233,36 @@ const MUTANTS: &[(&str, By, Mutation)] = &[
         By::Comparison,
         mutant("reserve", &[("if o.m ~= 'g' and (bad == 0 or o.m == 'a') then", "if bad == 0 or o.m == 'a' then")]),
     ),
+    ("short: an id is charged again", By::Comparison, mutant("plain", &[("  return {2, now, 0}\nend", "end")])),
+    ("short: the epoch is not looked at", By::Claim, mutant("plain", &[("if id ~= ARGV[6] then", "if false then")])),
+    (
+        "short: the fence is ignored",
+        By::Claim,
+        mutant("plain", &[("if strict > 0 and fence > now then", "if false then")]),
+    ),
+    ("short: lost counts are ignored", By::Claim, mutant("plain", &[("if lost > 0 and strict > 0", "if false")])),
+    (
+        "short: one attempt takes back what two rely on",
+        By::Comparison,
+        mutant("plain", &[("if st == 'h' and own ~= owner then", "if false then")]),
+    ),
+    (
+        "short: one more than the limit",
+        By::Comparison,
+        mutant("plain", &[("elseif used + amt > max and", "elseif used + amt > max + 1 and")]),
+    ),
+    (
+        "short: a step back opens an old window",
+        By::Comparison,
+        mutant("plain", &[("if cw - w <= p3 - p1 then", "if false then")]),
+    ),
+    (
+        "short: a wrong clock locks a window",
+        By::Comparison,
+        mutant("plain", &[("for _, i in ipairs(astray or {}) do", "for _, i in ipairs({}) do")]),
+    ),
+    ("short: a part of a call is charged", By::Comparison, mutant("plain", &[("if bad > 0 then", "if bad == 1 then")])),
+    ("short: no grace", By::Claim, mutant("plain", &[("fmt('%d', now + e + grace)", "fmt('%d', now + e)")])),
 ];
 
 /// The same sequences for every mutant.
@@ -269,6 +299,9 @@ fn every_mutant_of_the_scripts_is_noticed() {
                 scripts.clear();
                 noticed(|| claim(&mut scripts))
             }),
+            By::Comparison if mutation.file == "plain" => {
+                stormy.iter().any(|steps| noticed(|| compare(&mut scripts, &plain(steps))))
+            }
             By::Comparison => stormy.iter().any(|steps| noticed(|| compare(&mut scripts, steps))),
         };
         scripts.call(&["ACL", "SETUSER", "default", "+set"]);

@@ -14,6 +14,8 @@ const FILES: [(&str, &str); 3] = [
     ("finish", include_str!("../../src/quota/redis/finish.lua")),
     ("renew", include_str!("../../src/quota/redis/renew.lua")),
 ];
+/// Has no prelude, so it is put together by itself.
+const PLAIN: &str = include_str!("../../src/quota/redis/plain.lua");
 const CLOCK: &str = "local T = {ARGV[#ARGV - 1], ARGV[#ARGV]} ARGV[#ARGV] = nil ARGV[#ARGV] = nil";
 const EPOCH: &str = "epoch1";
 /// What a replica does in the background and a server by itself: forget what has ended by the clock of the test.
@@ -54,6 +56,8 @@ pub(crate) struct Scripts {
     pub(crate) redis: Connection,
     texts: BTreeMap<&'static str, String>,
     shas: BTreeMap<&'static str, String>,
+    /// Whether calls go through the short script where they can, as they do in the product.
+    short: bool,
 }
 
 impl Scripts {
@@ -61,6 +65,12 @@ impl Scripts {
         Self::mutated(server, None)
     }
 
+    /// As [`Self::new`], with the short script for the calls that it can take.
+    pub(crate) fn short(server: &RedisServer) -> Self {
+        Self { short: true, ..Self::new(server) }
+    }
+
+    /// With damage; that of the short script is used through it.
     pub(crate) fn mutated(server: &RedisServer, mutation: Option<Mutation>) -> Self {
         let text = |name: &str, text: &str| match mutation {
             Some(Mutation { file, edits }) if file == name => edits.iter().fold(text.to_owned(), |text, (from, to)| {
@@ -69,21 +79,18 @@ impl Scripts {
             }),
             _ => text.to_owned(),
         };
-        let (before, after) = text("common", COMMON)
-            .split_once("--@clock")
-            .map(|(before, after)| (before.to_owned(), after.to_owned()))
-            .expect("the prelude marks its clock");
-        let before = before.rsplit_once('\n').expect("the clock has a line").0;
-        let after = after.split_once('\n').expect("the clock has a line").1;
-        let common = format!("{before}\n{CLOCK}\n{after}");
-        let texts = FILES.map(|(name, file)| (name, format!("{common}\n{}", text(name, file))));
+        let common = with_clock(&text("common", COMMON));
+        let mut texts: BTreeMap<&str, String> =
+            FILES.iter().map(|(name, file)| (*name, format!("{common}\n{}", text(name, file)))).collect();
+        texts.insert("plain", with_clock(&text("plain", PLAIN)));
         let mut redis = server.connect();
         let mut load = |text: &str| {
             let answer = redis.call(&["SCRIPT", "LOAD", text]).unwrap();
             answer.text().unwrap_or_else(|| panic!("{answer:?}: {text}")).to_owned()
         };
         let shas = texts.iter().map(|(name, text)| (*name, load(text))).collect();
-        let mut scripts = Self { redis, texts: texts.into(), shas };
+        let short = mutation.is_some_and(|mutation| mutation.file == "plain");
+        let mut scripts = Self { redis, texts, shas, short };
         scripts.clear();
         scripts
     }
@@ -121,8 +128,34 @@ impl Scripts {
     }
 
     pub(crate) fn reserve(&mut self, head: &Head<'_>, lines: &[Line], now_us: u64) -> Reply {
+        if self.short
+            && let Some(packed) = lines.iter().map(packed).collect::<Option<Vec<_>>>()
+        {
+            return self.reserve_plain(head, lines, &packed, now_us);
+        }
         let reply = self.run("reserve", &reserve_head("r", head), head.id, lines, None, now_us);
         read_reply(&reply, lines.len())
+    }
+
+    fn reserve_plain(&mut self, head: &Head<'_>, lines: &[Line], packed: &[Vec<u8>], now_us: u64) -> Reply {
+        let mut keys = vec![format!("pq1:{{t}}:r:{}", head.id), "pq1:{t}:epoch".to_owned()];
+        keys.extend(lines.iter().map(key));
+        let [_, rest @ ..] = reserve_head("r", head);
+        let mut command: Vec<Vec<u8>> = vec![b"EVALSHA".into(), self.shas["plain"].clone().into()];
+        command.push(keys.len().to_string().into());
+        command.extend(keys.into_iter().chain(rest).map(String::into_bytes));
+        command.extend_from_slice(packed);
+        command.push((now_us / 1_000_000).to_string().into());
+        command.push((now_us % 1_000_000).to_string().into());
+        let mut answer = self.redis.call(&command).unwrap();
+        if matches!(&answer, Value::Error(error) if error.starts_with("NOSCRIPT")) {
+            command[0] = b"EVAL".into();
+            command[1] = self.texts["plain"].clone().into();
+            answer = self.redis.call(&command).unwrap();
+        }
+        let numbers: Option<Vec<i64>> = answer.items().iter().map(Value::int).collect();
+        let numbers = numbers.filter(|numbers| numbers.len() >= 3);
+        read_reply(&numbers.unwrap_or_else(|| panic!("plain answered {answer:?}")), lines.len())
     }
 
     pub(crate) fn peek(&mut self, lines: &[Line], now_us: u64) -> Reply {
@@ -194,6 +227,25 @@ impl Scripts {
         let numbers: Option<Vec<i64>> = answer.items().iter().map(Value::int).collect();
         numbers.filter(|numbers| numbers.len() >= 3).unwrap_or_else(|| panic!("{script} answered {answer:?}"))
     }
+}
+
+/// The script with a clock of the test.
+fn with_clock(text: &str) -> String {
+    let (before, after) = text.split_once("--@clock").expect("the script marks its clock");
+    let before = before.rsplit_once('\n').expect("the clock has a line").0;
+    let after = after.split_once('\n').expect("the clock has a line").1;
+    format!("{before}\n{CLOCK}\n{after}")
+}
+
+/// The numbers of a line for the short script, if it can take it.
+#[expect(clippy::cast_precision_loss, reason = "numbers above 2^53 are asked to see them refused")]
+fn packed(line: &Line) -> Option<Vec<u8>> {
+    let Span::Calendar { start_ms, end_ms, next_end_ms } = line.span else { return None };
+    if line.mode != Mode::Consume || line.release {
+        return None;
+    }
+    let numbers = [line.amount, line.max, start_ms, end_ms, next_end_ms, u64::from(line.strict)];
+    Some(numbers.iter().flat_map(|number| (*number as f64).to_le_bytes()).collect())
 }
 
 /// The name of a counter in the store.

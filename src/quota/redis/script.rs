@@ -3,7 +3,11 @@
 use std::{fmt::Write as _, sync::LazyLock, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use mcp_authz_core::ledger::{Code, Finish, Finished, Line, Reply, Span, Speaker, Standing};
+use mcp_authz_core::{
+    ledger::{Code, Finish, Finished, Line, Reply, Span, Speaker, Standing},
+    number::AMOUNT_MAX,
+    quota::Mode,
+};
 use redis::{Cmd, Value};
 
 use super::super::booking::mode_letter;
@@ -36,6 +40,7 @@ pub(super) struct Scripts {
     pub(super) beat: Script,
     pub(super) finish: Script,
     pub(super) open: Script,
+    pub(super) plain: Script,
     pub(super) renew: Script,
     pub(super) replay: Script,
     pub(super) reserve: Script,
@@ -49,6 +54,7 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
         beat: Script::of("", include_str!("beat.lua")),
         finish: Script::of(common, include_str!("finish.lua")),
         open: Script::of("", include_str!("open.lua")),
+        plain: Script::of("", include_str!("plain.lua")),
         renew: Script::of(common, include_str!("renew.lua")),
         replay: Script::of(common, include_str!("replay.lua")),
         reserve: Script::of(common, include_str!("reserve.lua")),
@@ -123,6 +129,15 @@ pub(super) struct Head<'a> {
 
 impl Head<'_> {
     pub(super) fn reserve(&self, form: Form, booking: &Booking, hold: Duration) -> Cmd {
+        if let Some(lines) = booking.lines.iter().map(plain).collect::<Option<Vec<[u8; 48]>>>() {
+            let mut command = self.start(&SCRIPTS.plain, form, booking.id.as_str(), &booking.lines, Pending::None);
+            command.arg(millis(hold)).arg(GRACE_MS).arg(booking.id.as_str());
+            command.arg(digest(booking)).arg(booking.attempt.to_string()).arg(self.epoch).arg(self.node);
+            for line in &lines {
+                command.arg(line.as_slice());
+            }
+            return command;
+        }
         let mut command = self.start(&SCRIPTS.reserve, form, booking.id.as_str(), &booking.lines, Pending::Released);
         command.arg("r").arg(millis(hold)).arg(GRACE_MS).arg(booking.id.as_str());
         command.arg(digest(booking)).arg(booking.attempt.to_string()).arg(self.epoch).arg(self.node);
@@ -218,6 +233,27 @@ impl Head<'_> {
         }
         command
     }
+}
+
+/// The numbers of a line that the short script can take: a calendar window that is consumed, and kept unless it is settled.
+fn plain(line: &Line) -> Option<[u8; 48]> {
+    let Span::Calendar { start_ms, end_ms, next_end_ms } = line.span else { return None };
+    if line.mode != Mode::Consume || line.release {
+        return None;
+    }
+    let mut out = [0; 48];
+    let numbers = [line.amount, line.max, start_ms, end_ms, next_end_ms, u64::from(line.strict)];
+    for (number, slot) in numbers.into_iter().zip(out.chunks_exact_mut(8)) {
+        slot.copy_from_slice(&exact(number)?.to_le_bytes());
+    }
+    Some(out)
+}
+
+/// The number as a binary64, if that is exact; amounts and times always are.
+fn exact(number: u64) -> Option<f64> {
+    let low = u32::try_from(number & 0xffff_ffff).ok()?;
+    let high = u32::try_from(number >> 32).ok()?;
+    (number <= AMOUNT_MAX).then(|| f64::from(high) * 4_294_967_296.0 + f64::from(low))
 }
 
 /// Which pending sets a command names.
