@@ -1,6 +1,6 @@
 # The targets a person needs; `make test` is what CI runs.
 
-.PHONY: test demo bench fuzz deny clean-tools
+.PHONY: test demo bench bench-redis bench-limitador fuzz deny clean-tools
 
 test:
 	tests/run.sh
@@ -14,6 +14,15 @@ fuzz:
 
 bench:
 	cargo bench --bench check
+
+# Reservations in Redis beside a bare script; needs redis-server.
+bench-redis:
+	cargo bench --bench check -- redis
+
+# The same work by limitador, interleaved. Builds RocksDB, which limitador cannot be built without: needs a C++ compiler and libclang,
+# and half an hour.
+bench-limitador:
+	cd tests/bench/limitador && cargo run --release
 
 deny:
 	tests/tools/install.sh deny

@@ -99,6 +99,12 @@ fn only_the_adapter_knows_the_messages_of_envoy() {
 }
 
 #[test]
+fn only_the_engine_of_redis_knows_its_client() {
+    nowhere_but("src", "use redis::", &["src/quota/redis"]);
+    nowhere_but("src", "redis::cmd(", &["src/quota/redis"]);
+}
+
+#[test]
 fn answers_are_built_in_one_place() {
     for word in ["http_response:", "HttpResponse::Ok(", "OkHttpResponse {", "expose_header"] {
         nowhere_but(

@@ -44,7 +44,10 @@ use breaker::Breaker;
 use connection::{Connection, Opener, secret_text};
 use failure::Failure;
 use journal::{Entry, Journal};
-use keeper::{Keeper, Unlinked, evaluate, hex, unhex};
+use keeper::{
+    Keeper, Unlinked,
+    data::{evaluate, hex, unhex},
+};
 use link::{Lane, Link};
 use script::{Form, Head, Malformed, Names, SCRIPTS, finished, millis, numbers, reply};
 
