@@ -12,6 +12,8 @@ use super::{
 };
 use crate::clock::ManualClock;
 
+mod mutants;
+
 async fn embedded(folder: Option<tempfile::TempDir>) -> Subject<EmbeddedLedger> {
     let clock = Arc::new(ManualClock::new(T0 + 1_500));
     let settings = Settings {
