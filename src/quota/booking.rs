@@ -133,14 +133,14 @@ impl From<AskError> for LedgerError {
 }
 
 fn digest(lines: &[Line]) -> u64 {
-    let mut hash = Sha256::new();
+    let mut bytes = Vec::with_capacity(lines.len().saturating_mul(26));
     for line in lines {
-        hash.update(line.counter.0.to_be_bytes());
-        hash.update([u8::try_from(u32::from(line.span.letter())).unwrap_or(0), mode_letter(line.mode)]);
-        hash.update(line.amount.to_be_bytes());
+        bytes.extend_from_slice(&line.counter.0.to_be_bytes());
+        bytes.extend_from_slice(&[u8::try_from(u32::from(line.span.letter())).unwrap_or(0), mode_letter(line.mode)]);
+        bytes.extend_from_slice(&line.amount.to_be_bytes());
     }
-    let bytes: [u8; 32] = hash.finalize().into();
-    let (first, _) = bytes.split_at(8);
+    let sum: [u8; 32] = Sha256::digest(&bytes).into();
+    let (first, _) = sum.split_at(8);
     u64::from_be_bytes(first.try_into().unwrap_or([0; 8]))
 }
 

@@ -4,7 +4,15 @@
 //! because an unknown outcome must not refill a looping agent's budget. Owns the [`Ledger`] trait and the guard; the engines
 //! are below, what they share is `core::ledger`.
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use mcp_authz_core::{
     ledger::{
@@ -276,7 +284,7 @@ pub async fn reserve<L: Ledger>(
     on_leak: OnLeak,
 ) -> Result<Reserve<L>, LedgerError> {
     let keys = ledger.keys();
-    let attempt = Attempt(u64::from_be_bytes(random_bytes()?));
+    let attempt = next_attempt()?;
     for _ in 0..=STALE_MAX {
         let Some(prepared) = Booking::prepare(&id, attempt, charges, &keys, ledger.now_ms())? else {
             return Ok(Reserve::Free);
@@ -372,6 +380,22 @@ impl<L: Ledger> Drop for Reservation<L> {
             (self.on_leak)(ticket, how);
         }
     }
+}
+
+/// A name for one handling of a request: never the same twice in a process, and as good as random between processes. Asking
+/// the system for each would cost as much as the reservation.
+fn next_attempt() -> Result<Attempt, LedgerError> {
+    static NEXT: OnceLock<AtomicU64> = OnceLock::new();
+    /// Odd, so that every number comes before one comes again.
+    const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+    let next = match NEXT.get() {
+        Some(next) => next,
+        None => {
+            let first = u64::from_be_bytes(random_bytes()?);
+            NEXT.get_or_init(|| AtomicU64::new(first))
+        }
+    };
+    Ok(Attempt(next.fetch_add(STEP, Ordering::Relaxed)))
 }
 
 /// Randomness of the operating system.
