@@ -80,16 +80,14 @@ fn the_scripts_and_the_machine_give_the_same_answers() {
 
 /// What the short script takes: calendar windows that are consumed and kept.
 pub(crate) fn plain(steps: &[Step]) -> Vec<Step> {
-    let plain = |step: &Step| match step {
-        Step::Reserve { asks, lag_ms, hold_ms } => {
-            // The first two of the table are such windows.
-            let ask = |ask: &Ask| Ask { spec: ask.spec % 2, mode: Mode::Consume, ..*ask };
-            let mut asks: Vec<Ask> = asks.iter().map(ask).collect();
-            asks.sort_by_key(|ask| ask.spec);
-            asks.dedup_by_key(|ask| ask.spec);
-            Step::Reserve { asks, lag_ms: *lag_ms, hold_ms: *hold_ms }
-        }
-        other => other.clone(),
+    let plain = |step: &Step| {
+        let Step::Reserve { asks, lag_ms, hold_ms } = step else { return step.clone() };
+        // The first two of the table are such windows.
+        let ask = |ask: &Ask| Ask { spec: ask.spec % 2, mode: Mode::Consume, ..*ask };
+        let mut asks: Vec<Ask> = asks.iter().map(ask).collect();
+        asks.sort_by_key(|ask| ask.spec);
+        asks.dedup_by_key(|ask| ask.spec);
+        Step::Reserve { asks, lag_ms: *lag_ms, hold_ms: *hold_ms }
     };
     steps.iter().map(plain).collect()
 }

@@ -6,7 +6,7 @@ use mcp_authz_core::ledger::{Attempt, Code, Finish, Finished, Line, Reply, Speak
 use mcp_authz_core::quota::Mode;
 use test_redis::{RedisServer, Value};
 
-use crate::scripts::{Entry, Scripts};
+use crate::scripts::{Entry, Scripts, key};
 use crate::world::{Ask, BASE_MS, Call, GRACE_MS, HOLD_MS, KEEP_MS, SPECS, WINDOW_MS};
 
 /// What a claim found.
@@ -38,6 +38,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
     ("a shorter lease keeps the longer one", a_shorter_lease_keeps_the_longer_one),
     ("records end", records_end),
     ("a bad number leaves no trace", a_bad_number_leaves_no_trace),
+    ("what nobody can read is not nothing", what_nobody_can_read_is_not_nothing),
 ];
 
 const NOW: u64 = (BASE_MS + 1_000) * 1_000;
@@ -331,6 +332,17 @@ fn a_bad_number_leaves_no_trace(scripts: &mut Scripts) -> Found {
         expect("untouched", scripts.dump() == before, true)?;
     }
     Ok(())
+}
+
+fn what_nobody_can_read_is_not_nothing(scripts: &mut Scripts) -> Found {
+    let call = call("a", &[ask("c1", 1)], NOW);
+    let counter = key(&call.lines[0]);
+    scripts.call(&["SET", &counter, "seven"]);
+    let refused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        scripts.reserve(&call.head(), &call.lines, NOW);
+    }));
+    scripts.call(&["DEL", &counter]);
+    expect("refused", refused.is_err(), true)
 }
 
 #[test]

@@ -233,6 +233,16 @@ const MUTANTS: &[(&str, By, Mutation)] = &[
         By::Comparison,
         mutant("reserve", &[("if o.m ~= 'g' and (bad == 0 or o.m == 'a') then", "if bad == 0 or o.m == 'a' then")]),
     ),
+    (
+        "what cannot be read counts as nothing",
+        By::Claim,
+        mutant("common", &[("if not cw then error('BADDATA') end", "if not cw then return w, e, 0 end")]),
+    ),
+    (
+        "short: what cannot be read counts as nothing",
+        By::Claim,
+        mutant("plain", &[("if not cw then error('BADDATA') end", "cw = cw or 0")]),
+    ),
     ("short: an id is charged again", By::Comparison, mutant("plain", &[("  return {2, now, 0}\nend", "end")])),
     ("short: the epoch is not looked at", By::Claim, mutant("plain", &[("if id ~= ARGV[6] then", "if false then")])),
     (

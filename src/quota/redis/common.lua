@@ -79,7 +79,7 @@ local function cal(o, v)
   if now >= o.p2 then w, e = o.p2, o.p3 end
   if not v then return w, e, 0 end
   local cw, u = match(v, '^(%d+) (%d+)$')
-  if not cw then return w, e, 0 end
+  if not cw then error('BADDATA') end            -- not ours: nobody can say what is used
   cw, u = tonumber(cw), tonumber(u)
   if cw < w then return w, e, 0 end              -- a new window starts at zero
   if cw > w and cw - w <= o.p3 - o.p1 then       -- our clock stepped back (a failover): never open an old window again

@@ -42,6 +42,7 @@ for i = 1, n do
   local v = V[i + 2]
   if v then
     local cw, u = match(v, '^(%d+) (%d+)$')
+    if not cw then error('BADDATA') end            -- not ours: nobody can say what is used
     cw = tonumber(cw)
     if cw == w then used = tonumber(u)
     elseif cw > w then
