@@ -129,7 +129,8 @@ pub struct Limits {
     pub headers_max: usize,
     /// Counters kept in memory: 100 to 100,000,000, default 1,000,000.
     pub counters_max: usize,
-    /// Reservations open at the same time: 100 to 10,000,000, default 100,000.
+    /// Reservations that the embedded ledger remembers, each for the lease: 100 to 10,000,000, default
+    /// 1,000,000.
     pub reservations_max: usize,
     /// Counters that have series of their own in the metrics: 0 to 100,000, default 1,000.
     pub metric_counters_max: usize,

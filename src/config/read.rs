@@ -270,7 +270,7 @@ fn limits(parent: &Fields<'_>) -> Option<Limits> {
     let header_bytes_max = section.size("header_bytes_max", 65_536, 1_024, 1_048_576);
     let headers_max = section.size("headers_max", 200, 10, 10_000);
     let counters_max = section.size("counters_max", 1_000_000, 100, 100_000_000);
-    let reservations_max = section.size("reservations_max", 100_000, 100, 10_000_000);
+    let reservations_max = section.size("reservations_max", 1_000_000, 100, 10_000_000);
     let metric_counters_max = section.size("metric_counters_max", 1_000, 0, 100_000);
     Some(Limits {
         body_bytes_max: body_bytes_max?,

@@ -37,7 +37,7 @@ fn every_setting_has_its_default() {
         header_bytes_max: 65_536,
         headers_max: 200,
         counters_max: 1_000_000,
-        reservations_max: 100_000,
+        reservations_max: 1_000_000,
         metric_counters_max: 1_000,
     };
     assert_eq!(config.limits, limits);
