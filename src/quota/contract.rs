@@ -242,8 +242,15 @@ pub(crate) async fn a_rollback_restores_once<L: Ledger>(subject: &Subject<L>) {
         assert_eq!(roll_back(ledger, &one).await, Finished::Now { credited: 1 });
         assert_eq!(roll_back(ledger, &one).await, Finished::Before { same: true });
         assert_eq!(settle(ledger, &one, &[8]).await, Finished::Before { same: false });
-        assert_eq!(used(ledger, &charge).await, 8, "{name}");
+        assert!(is_used(ledger, &charge, 8).await, "{name}");
     }
+}
+
+/// Whether so much is used. A record knows its time in milliseconds: of a bucket that is counted in microseconds a part of one may
+/// not come back, and what is used is rounded up.
+async fn is_used<L: Ledger>(ledger: &L, charge: &Charge, units: u64) -> bool {
+    let spare = u64::from(matches!(charge.measure, Measure::TokenBucket { .. }));
+    (units..=units + spare).contains(&used(ledger, charge).await)
 }
 
 pub(crate) async fn a_settlement_cannot_be_rolled_back<L: Ledger>(subject: &Subject<L>) {
@@ -264,7 +271,7 @@ pub(crate) async fn a_settlement_gives_back_what_is_left_and_charges_what_is_mor
             let one = booking(ledger, &format!("{id}-{name}"), std::slice::from_ref(&charge));
             assert_eq!(ask(ledger, &one).await.code, Code::Held);
             settle(ledger, &one, &[actual]).await;
-            assert_eq!(used(ledger, &charge).await, wanted, "{name}");
+            assert!(is_used(ledger, &charge, wanted).await, "{name}");
         }
     }
 }

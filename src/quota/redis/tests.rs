@@ -62,6 +62,20 @@ async fn ready(settings: Settings) -> (RedisLedger, Said) {
     (ledger, said)
 }
 
+/// What every ledger must do. The claims about time are not for a clock that no test can move.
+mod contract {
+    use super::*;
+    use crate::quota::contract::{Subject, ledger_contract};
+
+    async fn over_redis() -> Subject<RedisLedger> {
+        let server = RedisServer::start(&[]);
+        let (ledger, _) = ready(settings(&server)).await;
+        Subject { ledger: Arc::new(ledger), advance: Box::new(|_| ()), _keep: Box::new(server) }
+    }
+
+    ledger_contract!(over_redis());
+}
+
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(5)
 }
