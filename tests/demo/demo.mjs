@@ -7,7 +7,7 @@ import { stripVTControlCharacters } from 'node:util';
 
 import { load } from '../clients/driver.mjs';
 import {
-  DemoError, makeGrant, newSecret, paths, prepareState, quota, startAuthz, startEnvoy, startServer, stopAll, until, writeDocuments,
+  DemoError, makeGrant, newSecret, paths, prepareState, quota, runToEnd, startAuthz, startEnvoy, startServer, until, writeDocuments,
   writeEnvoyConfiguration, writeSettings,
 } from './stack.mjs';
 
@@ -228,27 +228,4 @@ async function main(argv) {
   return 0;
 }
 
-let leaving = false;
-
-/** Ends all parts, then this process. */
-async function leave(status) {
-  if (leaving) return;
-  leaving = true;
-  await stopAll();
-  process.exit(status);
-}
-
-for (const [signal, number] of [['SIGHUP', 1], ['SIGINT', 2], ['SIGTERM', 15]]) {
-  process.on(signal, () => {
-    // A second signal does not wait for an orderly end.
-    if (leaving) process.exit(128 + number);
-    leave(staying ? 0 : 128 + number);
-  });
-}
-
-main(process.argv.slice(2)).then(leave, error => {
-  // Parts that end because everything ends are no news.
-  if (leaving) return;
-  process.stderr.write(`\ndemo: ${error instanceof DemoError ? error.message : (error?.stack ?? error)}\n`);
-  leave(1);
-});
+runToEnd(() => main(process.argv.slice(2)), number => staying ? 0 : 128 + number);

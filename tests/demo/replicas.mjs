@@ -8,8 +8,8 @@ import { stripVTControlCharacters } from 'node:util';
 
 import { load } from '../clients/driver.mjs';
 import {
-  DemoError, kill9, makeGrant, newSecret, paths, prepareState, quota, startAuthz, startEnvoy, startRedis, startServer, state,
-  stopAll, until, writeDocuments, writeEnvoyConfiguration, writeSettings,
+  kill9, makeGrant, newSecret, paths, prepareState, quota, runToEnd, startAuthz, startEnvoy, startRedis, startServer, state,
+  until, writeDocuments, writeEnvoyConfiguration, writeSettings,
 } from './stack.mjs';
 
 const { Client } = await load('client-ts1', '@modelcontextprotocol/sdk/client/index.js');
@@ -203,27 +203,4 @@ async function main(argv) {
   return 0;
 }
 
-let leaving = false;
-
-/** Ends all parts, then this process. */
-async function leave(status) {
-  if (leaving) return;
-  leaving = true;
-  await stopAll();
-  process.exit(status);
-}
-
-for (const [signal, number] of [['SIGHUP', 1], ['SIGINT', 2], ['SIGTERM', 15]]) {
-  process.on(signal, () => {
-    // A second signal does not wait for an orderly end.
-    if (leaving) process.exit(128 + number);
-    leave(128 + number);
-  });
-}
-
-main(process.argv.slice(2)).then(leave, error => {
-  // Parts that end because everything ends are no news.
-  if (leaving) return;
-  process.stderr.write(`\ndemo: ${error instanceof DemoError ? error.message : (error?.stack ?? error)}\n`);
-  leave(1);
-});
+runToEnd(() => main(process.argv.slice(2)));

@@ -272,3 +272,33 @@ process.on('exit', kill);
 
 /** A secret of its own for each run. */
 export const newSecret = () => `upstream-${randomBytes(18).toString('base64url')}`;
+
+/**
+ * Runs a demo, ends all its parts, then this process: with the status that the demo comes to, or on a signal with the one that
+ * `statusOf` its number says.
+ */
+export function runToEnd(run, statusOf = number => 128 + number) {
+  let leaving = false;
+
+  async function leave(status) {
+    if (leaving) return;
+    leaving = true;
+    await stopAll();
+    process.exit(status);
+  }
+
+  for (const [signal, number] of [['SIGHUP', 1], ['SIGINT', 2], ['SIGTERM', 15]]) {
+    process.on(signal, () => {
+      // A second signal does not wait for an orderly end.
+      if (leaving) process.exit(128 + number);
+      leave(statusOf(number));
+    });
+  }
+
+  run().then(leave, error => {
+    // Parts that end because everything ends are no news.
+    if (leaving) return;
+    process.stderr.write(`\ndemo: ${error instanceof DemoError ? error.message : (error?.stack ?? error)}\n`);
+    leave(1);
+  });
+}
