@@ -7,9 +7,10 @@ use mcp_authz_core::{
     judge::judge,
     ledger::ask::OverLimit,
     mcp::Message,
+    number::units_shown,
     policy::{Policy, no_policy},
     principal::Principal,
-    quota::{Charge, Mode, told, units_shown},
+    quota::{Charge, Mode, told},
 };
 use tokio::time::Instant;
 

@@ -62,12 +62,25 @@ pub fn unit(scale: u8) -> u64 {
     10_u64.saturating_pow(u32::from(scale.min(SCALE_MAX)))
 }
 
-/// Units of that many decimal places as people write them: 50025 is `500.25` with 2.
+/// Units with all the decimal places that their author counts in: 48000 units of scale 2 are `480.00`.
+#[must_use]
+pub fn units_shown(units: u64, scale: u8) -> String {
+    let places = usize::from(scale);
+    let digits = format!("{units:0>width$}", width = places.saturating_add(1));
+    match digits.split_at_checked(digits.len().saturating_sub(places)) {
+        Some((whole, parts)) if places > 0 => format!("{whole}.{parts}"),
+        _ => digits,
+    }
+}
+
+/// Units as people write them in a policy: 50025 is `500.25` with scale 2, and 50000 is `500`.
 #[must_use]
 pub fn units_text(units: u64, scale: u8) -> String {
-    let one = unit(scale);
-    let (whole, rest) = (units.checked_div(one).unwrap_or(units), units.checked_rem(one).unwrap_or(0));
-    if rest == 0 { whole.to_string() } else { format!("{whole}.{rest:0width$}", width = usize::from(scale)) }
+    let shown = units_shown(units, scale);
+    match shown.split_once('.') {
+        Some((whole, parts)) if parts.bytes().all(|digit| digit == b'0') => whole.to_owned(),
+        _ => shown,
+    }
 }
 
 impl Decimal {

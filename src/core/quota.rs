@@ -8,7 +8,7 @@ mod calendar;
 mod told;
 
 pub use calendar::{Bounds, Calendar, Unit, Weekday, Zone};
-pub use told::{time_shown, told, units_shown};
+pub use told::{time_shown, told};
 
 /// Counters that one call may touch. Beyond it the call is denied: a store must bound what one script does.
 pub const LINES_MAX: usize = 32;

@@ -1,6 +1,6 @@
 //! Counters as a table for people.
 
-use mcp_authz_core::{quota::units_shown, text::is_unsafe};
+use mcp_authz_core::{number::units_shown, text::is_unsafe};
 use serde_json::Value;
 
 const HEAD: [&str; 10] = ["COUNTER", "WINDOW", "SCOPE", "POLICY", "SERVER", "TOOL", "USED", "MAX", "LEFT", "RESETS AT"];

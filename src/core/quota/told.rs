@@ -2,6 +2,7 @@
 
 use super::{Calendar, Charge, Measure, Unit};
 use crate::ledger::Standing;
+use crate::number::units_shown;
 
 const SECOND_MS: u64 = 1_000;
 const MINUTE_MS: u64 = 60_000;
@@ -35,17 +36,6 @@ pub fn told(charge: &Charge, standing: Standing) -> String {
             format!("{used} equal calls in a row, at most {max}; another call or {idle} without one ends the row")
         }
         Measure::TokenBucket { .. } => format!("{used} of {max} used{left}{}", when("enough for this call in")),
-    }
-}
-
-/// Units with the decimal places that their author counts in: 48000 units of scale 2 are `480.00`.
-#[must_use]
-pub fn units_shown(units: u64, scale: u8) -> String {
-    let places = usize::from(scale);
-    let digits = format!("{units:0>width$}", width = places.saturating_add(1));
-    match digits.split_at_checked(digits.len().saturating_sub(places)) {
-        Some((whole, parts)) if places > 0 => format!("{whole}.{parts}"),
-        _ => digits,
     }
 }
 
