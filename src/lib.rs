@@ -10,6 +10,7 @@ pub mod engine;
 pub mod envoy;
 pub mod files;
 pub mod quota;
+pub mod response;
 pub mod settle;
 pub mod snapshot;
 pub mod state;

@@ -193,6 +193,19 @@ impl Policy {
         counters <= LINES_MAX && all().all(|limit| limit.can_pass(who))
     }
 
+    /// Whether some tool could be hidden from some caller: then lists have to be looked at.
+    #[must_use]
+    pub fn may_hide(&self) -> bool {
+        self.hides_all || self.default == Unlisted::Deny || !self.tools.is_empty() || !self.limits.is_empty()
+    }
+
+    /// Whether some limit of the tool reads what a call comes to from its response.
+    #[must_use]
+    pub fn settles_by_body(&self, tool: &str) -> bool {
+        let _ = tool;
+        false
+    }
+
     /// Judges one `tools/call` and tells what every step and condition said of it. Shows values of the policy and types
     /// of the arguments; for the one who asks on the command line, never for a log.
     #[must_use]

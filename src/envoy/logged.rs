@@ -10,7 +10,7 @@ use super::wire::log::{LogCommon, LogEntry, LogFlags, LogStruct, LogText};
 use crate::settle::Seen;
 
 /// Under which Envoy keeps the dynamic metadata of our answers, however the filter is called in its configuration.
-const NAMESPACE: &[u8] = b"envoy.filters.http.ext_authz";
+pub(super) const NAMESPACE: &[u8] = b"envoy.filters.http.ext_authz";
 /// Field of the dynamic metadata that carries the settle token.
 pub(super) const TOKEN_KEY: &str = "settle";
 /// What `response_code_details` says of a response that the server made.
