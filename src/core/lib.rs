@@ -25,4 +25,5 @@ pub mod selftest;
 pub mod server;
 pub mod settle;
 pub mod splice;
+pub mod sse;
 pub mod text;
