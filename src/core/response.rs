@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::{
     mask::{Findings, MaskKey},
     mcp::{Era, Method},
-    pins::{Observed, View},
+    pins::{Sighting, View},
     policy::Policy,
     principal::Principal,
 };
@@ -93,8 +93,8 @@ pub enum Step {
     Same,
     /// These bytes in its place, maybe none.
     Bytes(Vec<u8>),
-    /// Nothing yet: these definitions are to be recorded first, then [`Exchange::recorded`] tells what goes out.
-    Record(Vec<Observed>),
+    /// Nothing yet: this is to be recorded first, then [`Exchange::recorded`] tells what goes out.
+    Record(Sighting),
 }
 
 /// The body of one response, under way.
