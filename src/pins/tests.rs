@@ -229,7 +229,7 @@ async fn files_outlive_the_process_and_damage_is_told() {
     fs::write(folder.path().join("pins/one.pins-new"), "half").unwrap();
     assert_eq!(open().list("one", &[("a", "1")]).await.unwrap(), [Approved]);
     let good = fs::read(&file).unwrap();
-    for damage in [&good[..good.len() - 1], &good[..good.len() / 2], &good[1..], b"", b"\n", b"1-0\n"] {
+    for damage in [&good[..good.len() - 1], &good[..good.len() / 2], &good[20..], b"", b"\n", b"1-0\n"] {
         fs::write(&file, damage).unwrap();
         let rig = open();
         rig.board.refresh().await.unwrap();
