@@ -21,6 +21,7 @@ pub mod policy;
 pub mod principal;
 pub mod quota;
 pub mod response;
+pub mod schema;
 pub mod selftest;
 pub mod server;
 pub mod settle;

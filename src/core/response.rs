@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::{
     mask::{Findings, MaskKey, ResultRules},
     mcp::{Era, Group, Method},
-    pins::{Observed, View},
+    pins::{Sighting, View},
     policy::Policy,
     principal::Principal,
 };
@@ -108,8 +108,8 @@ pub enum Step {
     Same,
     /// These bytes in its place, maybe none.
     Bytes(Vec<u8>),
-    /// Nothing yet: these definitions are to be recorded first, then [`Exchange::recorded`] tells what goes out.
-    Record(Vec<Observed>),
+    /// Nothing yet: this is to be recorded first, then [`Exchange::recorded`] tells what goes out.
+    Record(Sighting),
 }
 
 /// The body of one response, under way.
@@ -375,13 +375,6 @@ impl Exchange {
     #[must_use]
     pub fn report(&self) -> &Report {
         &self.report
-    }
-
-    /// Whether the list that [`Step::Record`] was about ends with this page: it names no next one, so that the server's tools are
-    /// known whole.
-    #[must_use]
-    pub fn is_last_page(&self) -> bool {
-        self.judge.is_last_page
     }
 
     /// Lets the body go once nothing more of it can pass.

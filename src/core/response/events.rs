@@ -8,7 +8,7 @@ use super::{
     judge::{Judge, Pass, Place, Role, Ruling, Verdict},
 };
 use crate::{
-    pins::{Observed, View},
+    pins::{Sighting, View},
     sse::{self, Event, Piece, Splitter},
 };
 
@@ -162,10 +162,10 @@ impl Events {
             };
             match self.event(&raw, place, Pass::First, judge, report) {
                 Fate::Passes => out.pass(raw),
-                Fate::Record(observed) => {
+                Fate::Record(sighting) => {
                     let (before, event, rest) = (out.into_bytes(), raw.into_owned(), input.to_vec());
                     self.waiting = Some(Waiting { before, event, place, rest, is_end });
-                    return Step::Record(observed);
+                    return Step::Record(sighting);
                 }
                 Fate::Replaced(bytes) => out.push(&bytes),
             }
@@ -207,7 +207,7 @@ impl Events {
                 judge.leaves(role, line.as_bytes(), report);
                 Fate::Replaced(event.replace(&format!("data: {line}")))
             }
-            Ruling::Record(observed) => Fate::Record(observed),
+            Ruling::Record(sighting) => Fate::Record(sighting),
             Ruling::Same => {
                 judge.leaves(role, data, report);
                 Fate::Passes
@@ -251,7 +251,7 @@ impl Events {
 /// What becomes of an event.
 enum Fate {
     Passes,
-    Record(Vec<Observed>),
+    Record(Sighting),
     Replaced(Vec<u8>),
 }
 

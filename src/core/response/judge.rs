@@ -10,7 +10,7 @@ use crate::{
     json::{self, Document, JsonDefect, Value},
     mask::Judged,
     mcp::{Group, Method, refuse_twins},
-    pins::Observed,
+    pins::Sighting,
     splice::Splices,
 };
 
@@ -23,7 +23,6 @@ pub(super) struct Judge {
     concern: Concern,
     /// Whether the answer to the request has left, or what stands in its place: another one is an answer to nothing.
     pub(super) is_answered: bool,
-    pub(super) is_last_page: bool,
 }
 
 /// Where a message stands.
@@ -62,7 +61,7 @@ pub(super) enum Role {
 #[derive(Debug)]
 pub(super) enum Ruling {
     Changed(String),
-    Record(Vec<Observed>),
+    Record(Sighting),
     Same,
     /// With the policy's own words, where it has any.
     Withhold(Withheld, Option<Arc<str>>),
@@ -91,7 +90,7 @@ enum Message<'d> {
 impl Judge {
     pub(super) fn new(job: Job) -> Self {
         let concern = Concern::of(&job.policy, &job.asked, job.pins.is_some());
-        Self { job, concern, is_answered: false, is_last_page: false }
+        Self { job, concern, is_answered: false }
     }
 
     /// Whether nothing can be changed: what passes is only recorded.
@@ -177,11 +176,10 @@ impl Judge {
         if let Some(result) = result {
             if self.concern.lists {
                 match list::filter(&self.job, result, pass, &mut splices) {
-                    Ok(cut) if cut.observed.is_empty() => cut.count(report),
-                    Ok(cut) => {
-                        self.is_last_page = cut.is_last_page;
-                        return Ruling::Record(cut.observed);
-                    }
+                    Ok(cut) => match cut.sighting {
+                        Some(sighting) => return Ruling::Record(sighting),
+                        None => cut.count(report),
+                    },
                     Err(why) => return Ruling::Withhold(why, None),
                 }
             }

@@ -11,7 +11,7 @@ use crate::{
     judge::{is_named_visible, is_tool_visible},
     mcp::{Method, refuse_twins, sound_name},
     number::Decimal,
-    pins::{Observed, Standing},
+    pins::{Observed, Sighting, Standing},
     splice::Splices,
 };
 
@@ -50,10 +50,8 @@ pub(super) struct Cut {
     hidden: u32,
     unapproved: u32,
     reported: u32,
-    /// Definitions that are to be recorded before the list may leave.
-    pub(super) observed: Vec<Observed>,
-    /// Whether no page follows.
-    pub(super) is_last_page: bool,
+    /// What is to be recorded before the list may leave.
+    pub(super) sighting: Option<Sighting>,
 }
 
 impl Cut {
@@ -79,14 +77,22 @@ enum Fate {
 pub(super) fn filter(job: &Job, result: Value<'_>, pass: Pass, splices: &mut Splices) -> Result<Cut, Withheld> {
     refuse_twins(result, MEMBERS).map_err(|_| Withheld::Shape)?;
     let is_last_page = result.get("nextCursor").is_none_or(|cursor| cursor.kind() == Kind::Null);
-    let mut cut = Cut { is_last_page, ..Cut::default() };
+    let mut cut = Cut::default();
     for list in &LISTS {
         let Some(elements) = result.get(list.member) else { continue };
         if elements.kind() != Kind::Array {
             return Err(Withheld::Shape);
         }
         let fates = if list.used_by == Method::ToolsCall {
-            tools(job, elements, pass, &mut cut)?
+            let mut sighting = Sighting { is_last_page, ..Sighting::default() };
+            let fates = tools(job, elements, &mut sighting.seen, &mut cut);
+            // What is no list of tools teaches nobody what the server's tools are.
+            let is_new = !sighting.seen.is_empty()
+                || (is_last_page && job.pins.as_ref().is_some_and(|pins| pins.awaits_last_page()));
+            if is_new && pass == Pass::First && is_asked(&job.asked, Method::ToolsList) {
+                cut.sighting = Some(sighting);
+            }
+            fates
         } else {
             let shows = |element: Value<'_>| {
                 is_named_visible(&job.policy, list.used_by) && name_of(element, list.name).is_some()
@@ -101,44 +107,44 @@ pub(super) fn filter(job: &Job, result: Value<'_>, pass: Pass, splices: &mut Spl
     Ok(cut)
 }
 
-/// The fate of each tool. The pins are asked about the hidden ones as well: what they keep is the server's, not the caller's.
-fn tools(job: &Job, elements: Value<'_>, pass: Pass, cut: &mut Cut) -> Result<Vec<Fate>, Withheld> {
+/// The fate of each tool, and the definitions that the pins do not know. They are asked about hidden tools as well: what they keep
+/// is the server's, not the caller's.
+fn tools(job: &Job, elements: Value<'_>, unknown: &mut Vec<Observed>, cut: &mut Cut) -> Vec<Fate> {
     let names: Vec<Option<Cow<'_, str>>> = elements.elements().map(|element| name_of(element, "name")).collect();
-    let mut sorted: Vec<&str> = names.iter().flatten().map(|name| &**name).collect();
-    sorted.sort_unstable();
-    // Of two tools with one name nobody knows which one a call means.
-    let mut twins: Vec<&str> =
-        sorted.windows(2).filter(|pair| pair.first() == pair.last()).filter_map(|pair| pair.first().copied()).collect();
-    twins.dedup();
+    let twins = twins(&names);
     let mut fates = Vec::with_capacity(names.len());
     for (element, name) in elements.elements().zip(&names) {
-        let name = name.as_deref().filter(|name| twins.binary_search(name).is_err());
-        let Some(name) = name else {
+        let Some(name) = name.as_deref().filter(|name| twins.binary_search(name).is_err()) else {
             fates.push(Fate::Hidden);
             continue;
         };
-        let approved = job.pins.as_ref().map_or(Ok(true), |pins| match pins.standing(name, element) {
-            Standing::Approved => Ok(true),
-            Standing::Hidden => Ok(false),
-            Standing::Record(_) if pass == Pass::Recorded => Err(Withheld::Pins),
-            // What is no list of tools teaches nobody what the server's tools are.
-            Standing::Record(_) if !is_asked(&job.asked, Method::ToolsList) => Ok(false),
+        let standing = job.pins.as_ref().map_or(Standing::Approved, |pins| pins.standing(name, element));
+        let is_visible = is_tool_visible(&job.policy, &job.who, name);
+        fates.push(match standing {
+            Standing::Approved if is_visible => Fate::Shown,
+            Standing::Hidden if is_visible => Fate::Unapproved,
             Standing::Record(observed) => {
-                cut.observed.push(observed);
-                Ok(true)
+                unknown.push(observed);
+                if is_visible { Fate::Unapproved } else { Fate::Hidden }
             }
-            Standing::Reported => {
+            Standing::Reported if is_visible => {
                 cut.reported = cut.reported.saturating_add(1);
-                Ok(true)
+                Fate::Shown
             }
-        })?;
-        fates.push(match (is_tool_visible(&job.policy, &job.who, name), approved) {
-            (false, _) => Fate::Hidden,
-            (true, false) => Fate::Unapproved,
-            (true, true) => Fate::Shown,
+            Standing::Approved | Standing::Hidden | Standing::Reported => Fate::Hidden,
         });
     }
-    Ok(fates)
+    fates
+}
+
+/// Names that more than one element has, sorted: nobody knows which of them a call means.
+fn twins<'n>(names: &'n [Option<Cow<'_, str>>]) -> Vec<&'n str> {
+    let mut sorted: Vec<&str> = names.iter().flatten().map(|name| &**name).collect();
+    sorted.sort_unstable();
+    let mut twins: Vec<&str> =
+        sorted.windows(2).filter(|pair| pair.first() == pair.last()).filter_map(|pair| pair.first().copied()).collect();
+    twins.dedup();
+    twins
 }
 
 /// The name by which a request would ask for the element; `None` if no request could, or not everybody reads one name.

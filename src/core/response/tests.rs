@@ -50,7 +50,7 @@ fn run(job: Job, head: &Head<'_>, chunks: &[&[u8]]) -> (Vec<u8>, Report) {
         match exchange.chunk(chunk, left == 0) {
             Step::Same => out.extend_from_slice(chunk),
             Step::Bytes(bytes) => out.extend(bytes),
-            Step::Record(observed) => panic!("{observed:?}"),
+            Step::Record(sighting) => panic!("{sighting:?}"),
         }
     }
     assert_eq!(exchange.held_bytes(), 0, "held at the end");

@@ -124,9 +124,9 @@ impl Whole {
                 judge.leaves(role, text.as_bytes(), report);
                 Some(Step::Bytes(text.into_bytes()))
             }
-            Ruling::Record(observed) => {
+            Ruling::Record(sighting) => {
                 self.state = State::Recording;
-                Some(Step::Record(observed))
+                Some(Step::Record(sighting))
             }
             Ruling::Same => {
                 self.state = State::Over;
