@@ -1,6 +1,6 @@
 //! A policy applied to one message: which part of the policy answers for which method.
 
-use crate::decision::{Decision, Denial, Reason, Rule};
+use crate::decision::{Class, Decision, Denial, Reason, Rule};
 use crate::mcp::{Body, Group, Message, Method, is_plain_tool_name};
 use crate::policy::{Call, Policy, no_policy};
 use crate::principal::Principal;
@@ -35,6 +35,19 @@ pub fn judge(policy: Option<&Policy>, who: &Principal, server: &str, message: &M
     }
 }
 
+/// Whether a refused call of that tool is answered as if the server had no such tool: where the policy says so, and no list
+/// shows the tool to the caller. Audit and metrics keep the true reason.
+///
+/// A tool that the policy lists is no secret to whoever sees it, so its other refusals stay as they are.
+#[must_use]
+pub fn is_concealed(policy: Option<&Policy>, who: &Principal, tool: &str, reason: Reason) -> bool {
+    policy.is_some_and(|policy| {
+        policy.hides_as_unknown()
+            && reason.class() == Class::Policy
+            && (matches!(reason, Reason::DefaultDeny | Reason::Hidden) || !policy.is_visible(who, tool))
+    })
+}
+
 fn judge_method(policy: &Policy, method: Method) -> Decision {
     match method.group() {
         Group::Handshake | Group::List | Group::Notification => Decision::Proceed(Vec::new()),
@@ -48,3 +61,6 @@ fn judge_method(policy: &Policy, method: Method) -> Decision {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests;
