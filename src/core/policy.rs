@@ -22,6 +22,7 @@ mod fingerprint;
 mod limit;
 mod listing;
 mod terms;
+mod usage;
 mod value;
 mod window;
 
@@ -67,6 +68,7 @@ pub struct Policy {
     default: Unlisted,
     compat: Compat,
     hides_all: bool,
+    hides_as_unknown: bool,
     #[expect(clippy::disallowed_types, reason = "looked up; whoever lists them sorts them")]
     tools: HashMap<Box<str>, Entry>,
     tool_count: usize,
@@ -154,6 +156,12 @@ impl Policy {
     #[must_use]
     pub fn default_allows(&self) -> bool {
         self.default == Unlisted::Allow
+    }
+
+    /// Whether a call of a tool that the caller cannot see is answered as if the server had no such tool.
+    #[must_use]
+    pub fn hides_as_unknown(&self) -> bool {
+        self.hides_as_unknown
     }
 
     /// How many tools have an entry under `tools`.

@@ -322,6 +322,7 @@ impl Verdict {
 /// The metrics of the process. Clones share the counters.
 #[derive(Clone, Debug)]
 pub struct Metrics {
+    answers_unseen: Counter,
     audit_records: ByLabel<AuditOutcome>,
     config_last_success: Gauge<f64, AtomicU64>,
     config_reloads: ByLabel<ReloadOutcome>,
@@ -346,6 +347,7 @@ impl Metrics {
     #[must_use]
     pub fn new(registry: &mut Registry, started_ms: u64) -> Self {
         let metrics = Self {
+            answers_unseen: Counter::default(),
             audit_records: ByLabel::new(),
             config_last_success: Gauge::default(),
             config_reloads: ByLabel::new(),
@@ -368,6 +370,8 @@ impl Metrics {
         let started: Gauge<f64, AtomicU64> = Gauge::default();
         started.set(Duration::from_millis(started_ms).as_secs_f64());
         let m = metrics.clone();
+        let help = "Answered calls whose limits need the body of the answer, which was not seen";
+        registry.register("mcp_authz_answers_unseen", help, m.answers_unseen);
         registry.register("mcp_authz_audit_records", "Audit records by what became of them", m.audit_records);
         registry.register("mcp_authz_build", "Version of this binary", build);
         registry.register("mcp_authz_check_duration_seconds", "Time from receiving a Check to its answer", m.durations);
@@ -488,6 +492,11 @@ impl Metrics {
     /// Counts `n` entries of the access log.
     pub fn settlements(&self, outcome: SettlementOutcome, n: u64) {
         self.settlements.add(outcome, n);
+    }
+
+    /// Counts a call whose limits need the body of its answer, which was not seen.
+    pub fn answer_unseen(&self) {
+        self.answers_unseen.inc();
     }
 
     /// Counts a load that was taken, at the Unix time `now_ms` in milliseconds.
@@ -754,6 +763,7 @@ mod tests {
         let out = shown(&registry);
         let types: Vec<&str> = out.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         let expected = [
+            "mcp_authz_answers_unseen counter",
             "mcp_authz_audit_records counter",
             "mcp_authz_build info",
             "mcp_authz_check_duration_seconds histogram",
