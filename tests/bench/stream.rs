@@ -11,6 +11,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::string_slice,
+    clippy::print_stderr,
     reason = "a benchmark that cannot run ends"
 )]
 #![expect(dead_code, reason = "the harness of the end-to-end tests has more than a benchmark needs")]
