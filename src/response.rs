@@ -105,19 +105,13 @@ impl Responses {
         Self { state, keys: Box::new(keys), pins, clock, metrics, audit, held: Held::default() }
     }
 
-    /// Whether lists of the server's tools are compared with pins.
-    #[must_use]
-    pub fn has_pins(&self, server: &str) -> bool {
-        self.pins.is_on(server)
-    }
-
     /// Reads the ticket and finds what it names.
     async fn job(&self, ticket: &Ticket, settings: &Settings) -> Result<Job, WithheldReason> {
         if self.clock.now_ms().saturating_sub(ticket.issued_ms) > AGE_MAX_MS {
             return Err(WithheldReason::Ticket);
         }
-        let (policy, who) = self.parties(ticket)?;
-        let pins = if self.pins.is_on(&ticket.server) { self.book(ticket, settings.patience).await? } else { None };
+        let Parties { policy, who, has_pins } = self.parties(ticket)?;
+        let pins = if has_pins { self.book(ticket, settings.patience).await? } else { None };
         Ok(Job {
             policy,
             who,
@@ -131,8 +125,8 @@ impl Responses {
         })
     }
 
-    /// The policy that decided, and the caller as the grants are now.
-    fn parties(&self, ticket: &Ticket) -> Result<(Arc<Policy>, Principal), WithheldReason> {
+    /// The policy that decided, and caller and server as they are now.
+    fn parties(&self, ticket: &Ticket) -> Result<Parties, WithheldReason> {
         let snapshot = self.state.snapshot();
         let grant = snapshot.grant(&ticket.grant).ok_or(WithheldReason::Grant)?;
         // One that has merely expired meanwhile had not when the call was let go.
@@ -141,7 +135,9 @@ impl Responses {
         }
         let who = grant.principal().clone();
         let policy = self.policy(&snapshot, ticket, &who).ok_or(WithheldReason::Policy)?;
-        Ok((policy, who))
+        // Of a server that is in no file any more nothing is known that its tools could be compared with.
+        let has_pins = snapshot.server(&ticket.server).is_some_and(|server| server.server.tools().is_some());
+        Ok(Parties { policy, who, has_pins })
     }
 
     fn policy(&self, snapshot: &Snapshot, ticket: &Ticket, who: &Principal) -> Option<Arc<Policy>> {
@@ -177,6 +173,13 @@ impl Responses {
             Err(_) => Err(WithheldReason::Pins),
         }
     }
+}
+
+/// Those whom a ticket names.
+struct Parties {
+    policy: Arc<Policy>,
+    who: Principal,
+    has_pins: bool,
 }
 
 /// Bytes that are held back of all responses.

@@ -21,6 +21,7 @@ use mcp_authz_core::{
     decision::{Denial, Reason},
     http::{HeaderLimits, Headers, Method as HttpMethod, OWN_PREFIX, Repeats, plain_path},
     json::{Document, Limits, Value},
+    judge::is_concealed,
     mcp::{Body, Era, Message, Method, ProtocolVersion},
     policy::Policy,
     server::Server,
@@ -164,6 +165,12 @@ impl Default for Trail<'_> {
 impl<'a> Trail<'a> {
     fn policy(&self) -> Option<&'a Policy> {
         self.caller.and_then(|caller| caller.policy).map(AsRef::as_ref)
+    }
+
+    /// The tool of the call, if its refusal must not tell that it exists.
+    fn concealed_tool(&self, reason: Reason) -> Option<&str> {
+        let who = self.caller?.principal;
+        self.tool.as_deref().filter(|tool| is_concealed(self.policy(), who, tool, reason))
     }
 
     fn server_name(&self) -> Option<&'a str> {
@@ -310,7 +317,7 @@ impl<'a, L: Ledger> Run<'a, L> {
         if Instant::now() >= self.deadline {
             return Err(Denial::built_in(Reason::Deadline));
         }
-        let has_pins = self.adapter.responses.has_pins(name);
+        let has_pins = server.server.tools().is_some();
         if let Some(asked) = need(policy, message.as_ref(), has_pins, self.settings.response.recording) {
             trail.ticket = Some(self.ticket(asked, caller, name, trail)?);
         }
@@ -432,6 +439,7 @@ impl<'a, L: Ledger> Run<'a, L> {
             resource_metadata: trail.server.and_then(|server| server.server.resource_metadata()),
             requested_version: trail.requested_version,
             versions: trail.server.map_or(ProtocolVersion::ALL, |server| server.server.versions()),
+            unknown_tool: trail.concealed_tool(denial.reason),
         };
         respond::deny(answer(&denial, &context), metadata(trail, Some(&denial))).into()
     }

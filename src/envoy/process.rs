@@ -9,13 +9,13 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use mcp_authz_core::response::{Came, Head, Kind as CameKind};
+use mcp_authz_core::response::{Came, Head};
 use prost::Message as _;
 use tokio::time::Instant;
 use tonic::Status;
 
 use super::{
-    logged::NAMESPACE,
+    logged::{NAMESPACE, OUTCOME_NAMESPACE, outcome_metadata},
     server::{Process, Room},
     wire::{
         HttpStatus, Kind, Metadata, Struct,
@@ -36,8 +36,6 @@ use crate::{
 pub(super) const TICKET_KEY: &str = "respond";
 /// Field that Envoy's matcher looks at: `1` where the response has to be looked at.
 pub(super) const NEEDED_KEY: &str = "response";
-/// Namespace of the dynamic metadata that tells the access log what an answer was.
-pub(super) const FACTS_NAMESPACE: &str = "mcp_authz";
 
 /// Headers that are no longer true of a body that may change.
 const REMOVED: [&str; 6] = ["content-digest", "content-length", "content-md5", "digest", "etag", "repr-digest"];
@@ -255,29 +253,10 @@ fn immediate(replacement: Replacement) -> ImmediateResponse {
     }
 }
 
-/// What the access log brings back beside the settle token: the kind of the answer, its bytes, and the amounts that limits read
-/// from it. Numbers are texts, because a number of a `Struct` is exact only up to 2^53.
+/// What the access log brings back beside the settle token.
 fn facts(came: &Came) -> Struct {
-    let mut facts = Struct::default();
-    facts.push_text(
-        "kind",
-        match came.kind {
-            CameKind::Ok => "ok",
-            CameKind::ProtocolError => "protocol_error",
-            CameKind::ServerError => "server_error",
-            CameKind::ToolError => "tool_error",
-        },
-    );
-    facts.push_text("bytes", came.bytes.to_string());
-    if !came.usage.is_empty() {
-        let mut usage = Struct::default();
-        for (counter, amount) in &came.usage {
-            usage.push_text(&**counter, amount.to_string());
-        }
-        facts.push("usage", Kind::Struct(usage));
-    }
     let mut metadata = Struct::default();
-    metadata.push(FACTS_NAMESPACE, Kind::Struct(facts));
+    metadata.push(OUTCOME_NAMESPACE, Kind::Struct(outcome_metadata(came)));
     metadata
 }
 

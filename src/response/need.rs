@@ -1,9 +1,9 @@
 //! Whether the response of a request that may go has to be looked at. Where not, Envoy never asks about it.
 
 use mcp_authz_core::{
-    mcp::{Body, Group, Message, Method},
+    mcp::{Body, Message},
     policy::Policy,
-    response::Asked,
+    response::{Asked, Concern},
 };
 
 /// Of which responses there is a record although no policy asks for one: the setting `response.record`.
@@ -40,29 +40,17 @@ pub fn need(
     has_pins: bool,
     recording: Recording,
 ) -> Option<Asked> {
-    let changes_anything =
-        has_pins || policy.is_some_and(|policy| policy.may_hide() || !policy.results(None).is_empty());
+    let policy = policy?;
     let asked = match message.map(|message| message.body) {
-        None | Some(Body::Notification(_) | Body::Response) => {
-            return (changes_anything || recording == Recording::All).then_some(Asked::Stream);
-        }
+        None | Some(Body::Notification(_) | Body::Response) => Asked::Stream,
         Some(Body::ToolCall(call)) => Asked::Call(call.name().into()),
         Some(Body::Request(method)) => Asked::Request(method),
     };
-    let needed = match (&asked, recording) {
-        (_, Recording::All) | (Asked::Call(_), Recording::Calls) => true,
-        (Asked::Call(tool), Recording::Policy) => {
-            policy.is_some_and(|policy| !policy.results(Some(tool)).is_empty() || policy.settles_by_body(tool))
-        }
-        (Asked::Request(method), Recording::Policy | Recording::Calls) => match method.group() {
-            Group::List => changes_anything,
-            // Anything may come on a stream that stays open.
-            Group::Handshake | Group::Named | Group::Notification | Group::Tool => {
-                let is_stream = *method == Method::SubscriptionsListen;
-                (is_stream && changes_anything) || policy.is_some_and(|policy| !policy.results(None).is_empty())
-            }
-        },
-        (Asked::Stream, _) => changes_anything,
+    let records = match (recording, &asked) {
+        (Recording::All, _) | (Recording::Calls, Asked::Call(_)) => true,
+        (Recording::Calls | Recording::Policy, _) => false,
     };
+    let settles = matches!(&asked, Asked::Call(tool) if policy.settles_by_body(tool));
+    let needed = records || settles || !Concern::of(policy, &asked, has_pins).is_none();
     needed.then_some(asked)
 }

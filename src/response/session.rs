@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use mcp_authz_core::{
     audit::ResponseRecord,
     policy::Policy,
-    response::{Asked, Begun, Came, Exchange, Head, Kind, Report, Step, Withheld},
+    response::{Asked, Begun, Came, Exchange, Head, Kind, Report, Step},
 };
 use tokio::time::Instant;
 
@@ -265,7 +265,7 @@ impl Session {
             (None, None) => return,
             (None, Some(_)) => ResponseOutcome::Cut,
         };
-        let reason = self.withheld.or(self.report.withheld.map(reason_of));
+        let reason = self.withheld.or(self.report.withheld.map(WithheldReason::from));
         let ticket = self.ticket.as_ref();
         let metrics = &self.responses.metrics;
         let server = ticket.map_or(UNKNOWN_SERVER, |ticket| &ticket.server);
@@ -313,18 +313,5 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.finish();
-    }
-}
-
-const fn reason_of(withheld: Withheld) -> WithheldReason {
-    match withheld {
-        Withheld::Blocked => WithheldReason::Blocked,
-        Withheld::Encoding => WithheldReason::Encoding,
-        Withheld::Events => WithheldReason::Events,
-        Withheld::Json => WithheldReason::Json,
-        Withheld::MediaType => WithheldReason::MediaType,
-        Withheld::Pins => WithheldReason::Pins,
-        Withheld::Shape => WithheldReason::Shape,
-        Withheld::Size => WithheldReason::Size,
     }
 }

@@ -42,8 +42,8 @@ pub fn settle(data: &[u8]) {
         Fate::TimedOut,
         Fate::Unanswered,
     ] {
-        let facts = Facts { fate, attempts: u32::from(first / 2) };
-        let Plan::Settle { actual, change } = plan(lines, &token.promises, facts) else { continue };
+        let facts = Facts { fate, attempts: u32::from(first / 2), came: None };
+        let Plan::Settle { actual, change } = plan(lines, &token.promises, &token.names, &facts) else { continue };
         assert_eq!(actual.len(), lines.len());
         let pairs = || lines.iter().zip(&actual);
         assert!(pairs().all(|(line, actual)| *actual <= AMOUNT_MAX || *actual == line.amount));

@@ -2,7 +2,7 @@
 
 use super::{KEY_BYTES_MAX, KEYS_MAX, push_hex, push_time, text};
 use crate::mask::{Action, Hit};
-use crate::response::Report;
+use crate::response::{Report, Withheld};
 use crate::text::{push_json_string_cut, push_number};
 
 /// What one record of a response says. The decision's record has the same `stream_id`.
@@ -62,7 +62,11 @@ impl ResponseRecord<'_> {
             digest.iter().for_each(|byte| push_hex(out, *byte));
             out.push('"');
         }
-        for (name, count) in [("hidden", self.report.hidden), ("unapproved", self.report.unapproved)] {
+        text(out, "unread", self.report.unread.map(Withheld::name));
+        let Report { hidden, unapproved, reported, dropped, .. } = *self.report;
+        for (name, count) in
+            [("hidden", hidden), ("unapproved", unapproved), ("reported", reported), ("dropped", dropped)]
+        {
             if count > 0 {
                 number(out, name, u64::from(count));
             }
@@ -164,6 +168,9 @@ mod tests {
             bytes: 1234,
             hidden: 2,
             unapproved: 1,
+            reported: 3,
+            dropped: 4,
+            unread: Some(Withheld::Size),
             findings: Findings { hits, new_fields: vec!["result.x\"".into()] },
             ..Report::default()
         };
@@ -171,7 +178,7 @@ mod tests {
             r#"{"time":"2026-06-16T10:05:00.007Z","event":"response","outcome":"ok","policy":"p","policy_digest":"sha256:00","#,
             r#""server":"demo","grant":"agent","method":"tools/call","tool":"find\n\u202e","request_id":"r-1","#,
             r#""stream_id":"9264854546074171864","status":200,"bytes":1234,"#,
-            r#""result_sha256":"0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a","hidden":2,"unapproved":1,"#,
+            r#""result_sha256":"0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a","unread":"size","hidden":2,"unapproved":1,"reported":3,"dropped":4,"#,
             r#""rules":[{"rule":"/mask/0","action":"mask","count":3}],"new_fields":["result.x\""],"duration_ms":12}"#
         );
         assert_eq!(written(&record(&report)), expected);

@@ -10,7 +10,7 @@ use crate::decision::{Decision, Denial, Reason, Rule};
 use crate::document::{Cursor, Fields, Format, Shape, quoted};
 use crate::grant::read_groups;
 use crate::json::{Document, Kind, Limits, Value};
-use crate::judge::judge;
+use crate::judge::{is_concealed, judge};
 use crate::mcp::{Body, Message, ProtocolVersion};
 use crate::policy::{Policy, Source};
 use crate::principal::Principal;
@@ -302,7 +302,11 @@ impl Call {
             Body::ToolCall(call) => (Some(call.name().into_owned()), argument_keys(call.arguments)),
             Body::Notification(_) | Body::Request(_) | Body::Response => (None, BTreeSet::new()),
         };
-        let body = verdict.as_ref().err().map(|denial| answer_body(denial, &message));
+        let concealed = |denial: &Denial| {
+            let tool = tool.as_deref().filter(|tool| is_concealed(policy, &self.who, tool, denial.reason));
+            answer_body(denial, &message, tool)
+        };
+        let body = verdict.as_ref().err().map(concealed);
         Outcome { verdict, tool, keys, body }
     }
 }
@@ -311,7 +315,7 @@ fn argument_keys(arguments: Option<Value<'_>>) -> BTreeSet<String> {
     arguments.map(|value| value.members().map(|(key, _)| key.into_owned()).collect()).unwrap_or_default()
 }
 
-fn answer_body(denial: &Denial, message: &Message<'_>) -> String {
+fn answer_body(denial: &Denial, message: &Message<'_>, unknown_tool: Option<&str>) -> String {
     let asked = match message.body {
         Body::ToolCall(_) => Asked::ToolCall,
         Body::Request(_) => Asked::Request,
@@ -326,6 +330,7 @@ fn answer_body(denial: &Denial, message: &Message<'_>) -> String {
         resource_metadata: None,
         requested_version: None,
         versions: ProtocolVersion::ALL,
+        unknown_tool,
     };
     answer::answer(denial, &context).body
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use mcp_authz_core::response::Withheld;
 use prometheus_client::{
     encoding::{EncodeMetric, MetricEncoder},
     metrics::{MetricType, gauge::Gauge},
@@ -74,6 +75,21 @@ label! {
         Ticket = "ticket",
         /// The server sent trailers where a body should have ended.
         Trailers = "trailers",
+    }
+}
+
+impl From<Withheld> for WithheldReason {
+    fn from(withheld: Withheld) -> Self {
+        match withheld {
+            Withheld::Blocked => Self::Blocked,
+            Withheld::Encoding => Self::Encoding,
+            Withheld::Events => Self::Events,
+            Withheld::Json => Self::Json,
+            Withheld::MediaType => Self::MediaType,
+            Withheld::Pins => Self::Pins,
+            Withheld::Shape => Self::Shape,
+            Withheld::Size => Self::Size,
+        }
     }
 }
 
