@@ -137,7 +137,8 @@ impl Session {
                 self.report = *report;
                 self.stage = Stage::Over;
                 self.outcome = Some(ResponseOutcome::Withheld);
-                Opened::Withheld(Replacement { status: 200, body })
+                let asked = self.ticket.as_ref().map(|ticket| &ticket.asked);
+                Opened::Withheld(Replacement::of(body, asked, self.status))
             }
         }
     }
@@ -146,7 +147,7 @@ impl Session {
         self.stage = Stage::Over;
         self.withheld = Some(reason);
         self.outcome = Some(ResponseOutcome::Withheld);
-        Opened::Withheld(replacement(self.ticket.as_ref(), reason))
+        Opened::Withheld(replacement(self.ticket.as_ref(), self.status, reason))
     }
 
     /// Takes the next chunk; `is_end` with the last one. The future may be dropped at any `.await`: then the response is cut.
