@@ -22,6 +22,7 @@ use mcp_authz_core::{
     http::{HeaderLimits, Headers, Method as HttpMethod, OWN_PREFIX, Repeats, plain_path},
     json::{Document, Limits, Value},
     mcp::{Body, Era, Message, Method, ProtocolVersion},
+    pins::Known,
     policy::Policy,
     server::Server,
 };
@@ -36,6 +37,7 @@ use crate::{
     clock::Clock,
     credential::HeaderNames,
     engine::{Case, Engine, Permit},
+    pins::Pinboard,
     quota::{Ledger, Reservation, token::Token},
     settle::Settlements,
     snapshot::{BoundServer, Caller, Snapshot},
@@ -98,6 +100,7 @@ pub struct Adapter<L: Ledger> {
     audit: Arc<AuditSink>,
     settings: LiveSettings,
     settlements: Settlements,
+    pins: Option<Arc<Pinboard>>,
     in_flight: AtomicUsize,
     warned_of_lossy_body: AtomicBool,
 }
@@ -213,8 +216,23 @@ impl<L: Ledger> Adapter<L> {
             audit,
             settings: settings.into(),
             settlements,
+            pins: None,
             in_flight: AtomicUsize::new(0),
             warned_of_lossy_body: AtomicBool::new(false),
+        }
+    }
+
+    /// With the pins of servers; without them calls of servers that have `tools.trust` are denied.
+    #[must_use]
+    pub fn with_pins(self, pins: Arc<Pinboard>) -> Self {
+        Self { pins: Some(pins), ..self }
+    }
+
+    fn known(&self, server: &Server) -> Known {
+        match &self.pins {
+            Some(pins) => pins.known(server),
+            None if server.tools().is_none() => Known::Off,
+            None => Known::Unavailable,
         }
     }
 
@@ -273,6 +291,7 @@ impl<'a, L: Ledger> Run<'a, L> {
             principal: caller.principal,
             server: server.server.name(),
             message: message.as_ref(),
+            known: self.adapter.known(server.server),
             stream_id: trail.stream_id.unwrap_or_default(),
             now_ms: self.now_ms,
             deadline: self.deadline,
