@@ -9,6 +9,7 @@ pub mod credential;
 pub mod engine;
 pub mod envoy;
 pub mod files;
+pub mod pins;
 pub mod quota;
 pub mod settle;
 pub mod snapshot;

@@ -17,9 +17,7 @@ pub fn judge(policy: Option<&Policy>, who: &Principal, server: &str, message: &M
     match message.body {
         Body::ToolCall(call) => {
             let name = call.name();
-            // A name outside the specification's alphabet can be read as another one by an upstream that trims or
-            // normalizes; only a policy that spells it out may let it pass.
-            if !is_plain_tool_name(&name) && !policy.names_tool(&name) {
+            if !is_unmistakable(policy, &name) {
                 return Decision::Deny(Denial {
                     reason: Reason::DefaultDeny,
                     rule: Rule::built_in("(default deny)"),
@@ -35,6 +33,24 @@ pub fn judge(policy: Option<&Policy>, who: &Principal, server: &str, message: &M
     }
 }
 
+/// Whether a list may show the tool: some call of it by that caller could pass [`judge`].
+#[must_use]
+pub fn is_tool_visible(policy: &Policy, who: &Principal, name: &str) -> bool {
+    is_unmistakable(policy, name) && policy.is_visible(who, name)
+}
+
+/// Whether a list may show what that method asks for by name: a request of it could pass [`judge`].
+#[must_use]
+pub fn is_named_visible(policy: &Policy, method: Method) -> bool {
+    matches!(judge_method(policy, method), Decision::Proceed(_))
+}
+
+/// A name outside the specification's alphabet can be read as another one by an upstream that trims or normalizes; only a policy
+/// that spells it out may let it pass.
+fn is_unmistakable(policy: &Policy, name: &str) -> bool {
+    is_plain_tool_name(name) || policy.names_tool(name)
+}
+
 /// Whether a refused call of that tool is answered as if the server had no such tool: where the policy says so, and no list
 /// shows the tool to the caller. Audit and metrics keep the true reason.
 ///
@@ -44,7 +60,7 @@ pub fn is_concealed(policy: Option<&Policy>, who: &Principal, tool: &str, reason
     policy.is_some_and(|policy| {
         policy.hides_as_unknown()
             && reason.class() == Class::Policy
-            && (matches!(reason, Reason::DefaultDeny | Reason::Hidden) || !policy.is_visible(who, tool))
+            && (matches!(reason, Reason::DefaultDeny | Reason::Hidden) || !is_tool_visible(policy, who, tool))
     })
 }
 

@@ -201,6 +201,28 @@ impl Policy {
         counters <= LINES_MAX && all().all(|limit| limit.can_pass(who))
     }
 
+    /// Whether a list could lose anything for some caller. Names outside the specification's alphabet do not count: a policy that
+    /// hides nothing has nothing to hide in them, and that calls of them are refused is for the caller to see.
+    #[must_use]
+    pub fn may_hide(&self) -> bool {
+        let never = Principal { groups: Arc::default(), ..Principal::of_grant("") };
+        let may_fail = |own: &[Limit]| {
+            let charges = own.len().saturating_add(self.limits.len());
+            charges > LINES_MAX || own.iter().any(|limit| !limit.can_pass(&never))
+        };
+        !self.default_allows()
+            || self.hides_all
+            || may_fail(&[])
+            || self.limits.iter().any(|limit| !limit.can_pass(&never) || limit.counter.scope.has(limit::Part::Group))
+            || self.tools.values().any(|entry| match entry {
+                Entry::Hidden => true,
+                Entry::Listed(tool) => {
+                    may_fail(&tool.limits)
+                        || tool.limits.iter().any(|limit| limit.counter.scope.has(limit::Part::Group))
+                }
+            })
+    }
+
     /// Judges one `tools/call` and tells what every step and condition said of it. Shows values of the policy and types
     /// of the arguments; for the one who asks on the command line, never for a log.
     #[must_use]

@@ -161,6 +161,8 @@ label! {
         Overload = "overload",
         /// A request that panicked.
         Panic = "panic",
+        /// Pins could not be read or written, or were damaged.
+        Pins = "pins",
         /// A TLS handshake, or a peer that is not allowed.
         Tls = "tls",
     }
@@ -195,6 +197,26 @@ label! {
         Refused = "refused",
         /// No answer in time.
         Timeout = "timeout",
+    }
+}
+
+label! {
+    /// What happened to the pinned definition of a tool.
+    PinEvent "event" {
+        /// An operator approved it.
+        Approved = "approved",
+        /// A known tool is defined otherwise: it waits for approval.
+        Changed = "changed",
+        /// There is no room for a new tool.
+        LeftOut = "left_out",
+        /// A new tool: it waits for approval.
+        New = "new",
+        /// It was approved because it was seen first.
+        Pinned = "pinned",
+        /// The pins of a server had been lost, and were put back.
+        PutBack = "put_back",
+        /// A tool is again what was approved.
+        Restored = "restored",
     }
 }
 
@@ -312,6 +334,8 @@ pub struct Metrics {
     ledger_events: ByLabel<LedgerEvent>,
     ledger_outages: ByLabel<LedgerOutage>,
     lossy_bodies: Counter,
+    pin_events: ByLabel<PinEvent>,
+    pins_pending: Gauge,
     quotas: Quotas,
     requests: Requests,
     reservations: ByLabel<ReservationOutcome>,
@@ -335,6 +359,8 @@ impl Metrics {
             ledger_events: ByLabel::new(),
             ledger_outages: ByLabel::new(),
             lossy_bodies: Counter::default(),
+            pin_events: ByLabel::new(),
+            pins_pending: Gauge::default(),
             quotas: Quotas::new(),
             requests: Requests::new(),
             reservations: ByLabel::new(),
@@ -357,6 +383,9 @@ impl Metrics {
         metrics.register_ledger(registry);
         let help = "Bodies taken from the lossy text field because Envoy does not pack them as bytes";
         registry.register("mcp_authz_lossy_bodies", help, m.lossy_bodies);
+        let help = "What happened to pinned definitions of tools";
+        registry.register("mcp_authz_pin_events", help, m.pin_events);
+        registry.register("mcp_authz_pins_pending", "Tools that wait for approval", m.pins_pending);
         let [calls, units] = m.quotas.families();
         registry.register("mcp_authz_quota_calls", "Calls against each counter by what became of them", calls);
         let help = "Units of each counter by what became of them, in the smallest unit of the limit";
@@ -394,6 +423,16 @@ impl Metrics {
     /// Counts a question that the quota store did not answer.
     pub fn ledger_outage(&self, outage: LedgerOutage) {
         self.ledger_outages.add(outage, 1);
+    }
+
+    /// Counts what happened to pinned definitions.
+    pub fn pin_events(&self, event: PinEvent, n: u64) {
+        self.pin_events.add(event, n);
+    }
+
+    /// How many tools wait for approval.
+    pub fn set_pins_pending(&self, tools: usize) {
+        self.pins_pending.set(i64::try_from(tools).unwrap_or(i64::MAX));
     }
 
     /// Counts a question that the quota store answered.
