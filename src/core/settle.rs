@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::ledger::{Line, Span};
 use crate::number::{AMOUNT_MAX, unit};
-use crate::quota::{Actual, CountOn, Mode, RefundOn};
+use crate::quota::{Actual, CountOn, Mode, RefundOn, Terms};
 use crate::response::{Came, Kind};
 
 /// When a line counts; from the limit's terms.
@@ -25,6 +25,12 @@ pub struct Promise {
 }
 
 impl Promise {
+    /// What the terms promise.
+    #[must_use]
+    pub const fn of(terms: &Terms) -> Self {
+        Self { count_on: terms.count_on, refund_on: terms.refund_on, actual: terms.actual }
+    }
+
     /// Whether it cannot be kept without the body of the answer.
     #[must_use]
     pub fn needs_body(&self) -> bool {

@@ -23,6 +23,7 @@ use mcp_authz_core::{
     json::{Document, Limits, Value},
     judge::is_concealed,
     mcp::{Body, Era, Message, Method, ProtocolVersion},
+    pins::Known,
     policy::Policy,
     server::Server,
 };
@@ -39,6 +40,7 @@ use crate::{
     clock::Clock,
     credential::HeaderNames,
     engine::{Case, Engine, Permit},
+    pins::Pinboard,
     quota::{Ledger, Reservation, token::Token},
     response::{self, Responses, Session, Ticket, need::need, ticket::digest_prefix},
     settle::Settlements,
@@ -105,6 +107,7 @@ pub struct Adapter<L: Ledger> {
     settings: LiveSettings,
     settlements: Settlements,
     responses: Arc<Responses>,
+    pins: Option<Arc<Pinboard>>,
     in_flight: AtomicUsize,
     warned_of_lossy_body: AtomicBool,
     warned_of_responses: Arc<Warned>,
@@ -245,9 +248,24 @@ impl<L: Ledger> Adapter<L> {
             settings: settings.into(),
             settlements,
             responses,
+            pins: None,
             in_flight: AtomicUsize::new(0),
             warned_of_lossy_body: AtomicBool::new(false),
             warned_of_responses: Arc::default(),
+        }
+    }
+
+    /// With the pins of servers; without them calls of servers that have `tools.trust` are denied.
+    #[must_use]
+    pub fn with_pins(self, pins: Arc<Pinboard>) -> Self {
+        Self { pins: Some(pins), ..self }
+    }
+
+    fn known(&self, server: &Server) -> Known {
+        match &self.pins {
+            Some(pins) => pins.known(server),
+            None if server.tools().is_none() => Known::Off,
+            None => Known::Unavailable,
         }
     }
 
@@ -308,6 +326,7 @@ impl<'a, L: Ledger> Run<'a, L> {
             principal: caller.principal,
             server: name,
             message: message.as_ref(),
+            known: self.adapter.known(server.server),
             stream_id: trail.stream_id.unwrap_or_default(),
             now_ms: self.now_ms,
             deadline: self.deadline,

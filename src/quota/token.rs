@@ -11,7 +11,7 @@ use mcp_authz_core::{
     decision::PolicyDigest,
     ledger::{Attempt, CounterId, Line, Span},
     number::{AMOUNT_MAX, SCALE_MAX},
-    quota::{Actual, BUCKETS_MAX, CountOn, Fingerprint, LINES_MAX, Mode, RefundOn, Terms},
+    quota::{Actual, BUCKETS_MAX, CountOn, Fingerprint, LINES_MAX, Mode, RefundOn},
     settle::Promise,
 };
 
@@ -65,11 +65,9 @@ impl Token {
     /// The token of an open reservation.
     #[must_use]
     pub fn of(ticket: &Ticket, policy: Option<&PolicyDigest>, issued_ms: u64) -> Self {
-        let promise =
-            |terms: &Arc<Terms>| Promise { count_on: terms.count_on, refund_on: terms.refund_on, actual: terms.actual };
         Self {
             booking: Booking::clone(&ticket.booking),
-            promises: ticket.terms.iter().map(promise).collect(),
+            promises: ticket.terms.iter().map(|terms| Promise::of(terms)).collect(),
             names: ticket.terms.iter().map(|terms| Arc::clone(&terms.name)).collect(),
             // A caller has one policy, so all terms of a call are of the same.
             policy: ticket.terms.first().map(|terms| Arc::clone(&terms.policy)).unwrap_or_default(),

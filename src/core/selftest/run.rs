@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::answer;
 use super::store::{Counters, End, Held, Store};
 use super::{Expected, Failure, Loaded, MirroredHeaders, Reading, Results, fields, items, json_text, read_expected};
-use crate::answer::{self, Asked, Context};
+use crate::answer::{Asked, Context};
 use crate::decision::{Decision, Denial, Reason, Rule};
 use crate::document::{Cursor, Fields, Format, Shape, quoted};
 use crate::grant::read_groups;
@@ -132,11 +133,24 @@ impl File<'_> {
         let steps = keys.required("steps").and_then(|steps| steps.items()).unwrap_or_default();
         let (mut store, mut now_ms, mut done) = (Store::new(self.counters), START_MS, Vec::new());
         for (index, step) in steps.iter().enumerate() {
-            let known = ["request", "call", "times", "identity", "server", "at", "upstream", "expect", "expect_compat"];
+            let known = [
+                "request",
+                "call",
+                "times",
+                "identity",
+                "server",
+                "at",
+                "upstream",
+                "answer",
+                "expect",
+                "expect_compat",
+            ];
             let Some(keys) = fields(step, &known) else { continue };
             let upstream = keys.optional("upstream").map_or(Some(Upstream::Answered), |cursor| read_upstream(&cursor));
             let call = Call::read(&keys, now_ms);
-            let (Some(upstream), Some(call), Some(expected)) = (upstream, call, read_expected(&keys, self.reading))
+            let answer = keys.optional("answer").map_or(Some(None), |cursor| answer::read(&cursor, upstream).map(Some));
+            let (Some(upstream), Some(call), Some(answer), Some(expected)) =
+                (upstream, call, answer, read_expected(&keys, self.reading))
             else {
                 continue;
             };
@@ -146,9 +160,12 @@ impl File<'_> {
             for _ in 0..times.unwrap_or(0) {
                 let outcome = call.run(policy, &mut store);
                 if let Ok(held) = &outcome.verdict {
+                    let came = answer.as_ref().zip(policy).zip(outcome.tool.as_deref());
+                    let came = came.and_then(|((answer, policy), tool)| answer.came(policy, tool));
                     match upstream {
+                        Upstream::Answered if came.is_some() => store.end(held, now_ms, End::Answer(came)),
                         Upstream::Answered => {}
-                        Upstream::AnsweredAt(at_ms) => store.end_at(at_ms, held.clone(), End::Answer),
+                        Upstream::AnsweredAt(at_ms) => store.end_at(at_ms, held.clone(), End::Answer(came)),
                         Upstream::Failed => store.end(held, now_ms, End::Failure),
                         Upstream::FailedAt(at_ms) => store.end_at(at_ms, held.clone(), End::Failure),
                     }
@@ -207,7 +224,7 @@ impl File<'_> {
 }
 
 #[derive(Clone, Copy)]
-enum Upstream {
+pub(super) enum Upstream {
     Answered,
     AnsweredAt(u64),
     Failed,
@@ -332,7 +349,7 @@ fn answer_body(denial: &Denial, message: &Message<'_>, unknown_tool: Option<&str
         versions: ProtocolVersion::ALL,
         unknown_tool,
     };
-    answer::answer(denial, &context).body
+    crate::answer::answer(denial, &context).body
 }
 
 impl Outcome {
