@@ -26,6 +26,8 @@ mod harness;
 #[cfg(test)]
 mod headers;
 #[cfg(test)]
+mod processor;
+#[cfg(test)]
 mod response;
 #[cfg(test)]
 mod sdk;
