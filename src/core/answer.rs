@@ -56,6 +56,9 @@ pub struct Context<'a> {
     pub requested_version: Option<&'a str>,
     /// The versions that the server serves.
     pub versions: &'a [ProtocolVersion],
+    /// The tool of a call that is answered as if the server had none of that name; see
+    /// [`judge::is_concealed`](crate::judge::is_concealed).
+    pub unknown_tool: Option<&'a str>,
 }
 
 /// An HTTP response.
@@ -109,6 +112,9 @@ fn family(reason: Reason) -> Family {
 #[must_use]
 pub fn answer(denial: &Denial, context: &Context<'_>) -> Answer {
     let writer = Writer { denial, context };
+    if let (Asked::ToolCall, Some(tool)) = (context.asked, context.unknown_tool) {
+        return writer.unknown_tool(tool);
+    }
     match (family(denial.reason), context.asked) {
         (Family::Identity, _) => writer.challenge(),
         (Family::Policy | Family::Unavailable, Asked::NoAnswer) => writer.dropped(),
@@ -191,6 +197,11 @@ fn error_start(id: Option<&str>, code: i32, message: &str) -> String {
     body
 }
 
+/// The headers of every answer with a body.
+fn plain_headers() -> Vec<(&'static str, String)> {
+    vec![("content-type", "application/json".to_owned()), ("cache-control", "no-store".to_owned())]
+}
+
 struct Writer<'a> {
     denial: &'a Denial,
     context: &'a Context<'a>,
@@ -267,9 +278,21 @@ impl Writer<'_> {
         answer
     }
 
+    /// What a server says of a tool that it does not have (specification, "Tools", "Error Handling"), and nothing else: whoever
+    /// tries out names must not tell what is hidden from what is not there.
+    fn unknown_tool(&self, tool: &str) -> Answer {
+        let Some(id) = self.context.id else { return self.error(400, -32600) };
+        let mut body = String::with_capacity(128);
+        body.push_str("{\"jsonrpc\":\"2.0\",\"id\":");
+        body.push_str(id);
+        body.push_str(",\"error\":{\"code\":-32602,\"message\":");
+        push_json_string(&mut body, &format!("Unknown tool: {tool}"));
+        body.push_str("}}");
+        Answer { status: 200, headers: plain_headers(), body }
+    }
+
     fn finish(&self, status: u16, body: String) -> Answer {
-        let mut headers =
-            vec![("content-type", "application/json".to_owned()), ("cache-control", "no-store".to_owned())];
+        let mut headers = plain_headers();
         if let Some(seconds) = self.retry_after_s() {
             headers.push(("retry-after", seconds.to_string()));
         }
@@ -344,6 +367,7 @@ mod tests {
         resource_metadata: Some("https://h/.well-known/oauth-protected-resource/mcp"),
         requested_version: Some("1900-01-01"),
         versions: &[ProtocolVersion::V2025_11_25, ProtocolVersion::V2026_07_28],
+        unknown_tool: None,
     };
 
     fn denial(reason: Reason) -> Denial {

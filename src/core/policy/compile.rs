@@ -78,7 +78,6 @@ const PLANNED: &[&str] = &[
     "quantifier",
     "refund_on",
     "resources",
-    "schema_from",
     "who",
 ];
 
@@ -95,17 +94,18 @@ pub(super) fn compile(source: &Source<'_>, forced: Option<Compat>) -> Result<Com
 
 fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -> Option<Policy> {
     let version = find_version(root);
-    let top =
-        fields_since(root, version, &["version", "default", "hide", "all_tools", "tools", "compat"], &["counters"])?;
+    let known = ["version", "default", "hide", "all_tools", "tools", "compat"];
+    let top = fields_since(root, version, &known, &["counters", "hidden_as"])?;
     check_version(&top);
     let default = top.required("default").and_then(|cursor| cursor.one_of(&["allow", "deny"]));
+    let hidden_as = top.optional("hidden_as").map(|cursor| read_hidden_as(&cursor, default));
     let lenient = top.optional("compat").and_then(|cursor| cursor.one_of(&["lenient"])).is_some();
     let compat = forced.unwrap_or(if lenient { Compat::Lenient } else { Compat::Strict });
     let counters = top.optional("counters").filter(|_| version == Version::Two);
     let counters = counters.map(|cursor| Counters::read(&cursor, version)).unwrap_or_default();
     let mut compiler = Compiler { version, compat, policy: source.id.into(), counters, conditions: 0, patterns: 0 };
     let hidden = top.optional("hide").map(|cursor| read_hide(&cursor)).unwrap_or_default();
-    let limits = compiler.all_tools(&top);
+    let (limits, schema_from) = compiler.all_tools(&top);
     #[expect(clippy::disallowed_types, reason = "looked up, never iterated")]
     let mut tools: HashMap<Box<str>, Entry> = HashMap::new();
     let mut tool_count = 0usize;
@@ -125,7 +125,7 @@ fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -
     }
     compiler.counters.warn();
     let hides_all = hidden.contains("*");
-    if default == Some("allow") && tools.is_empty() && hidden.is_empty() && limits.is_empty() {
+    if default == Some("allow") && tools.is_empty() && hidden.is_empty() && limits.is_empty() && !schema_from {
         root.warn("the policy allows everything", None);
     }
     tools.extend(hidden.iter().filter(|name| **name != "*").map(|name| (Box::from(*name), Entry::Hidden)));
@@ -135,9 +135,11 @@ fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -
         default: if default == Some("allow") { Unlisted::Allow } else { Unlisted::Deny },
         compat,
         hides_all,
+        hides_as_unknown: hidden_as.unwrap_or(Some(false))?,
         tools,
         tool_count,
         limits,
+        schema_from,
     })
 }
 
@@ -155,6 +157,19 @@ fn check_version(top: &Fields<'_>) {
     if version != Version::One.name() && version != Version::Two.name() {
         cursor.defect(format!("version {} is not supported, expected `1` or `2`", quoted(version)));
     }
+}
+
+/// Whether hidden tools are told as unknown ones. That needs one answer for both, and so a policy that answers for unknown
+/// tools itself.
+fn read_hidden_as(cursor: &Cursor<'_>, default: Option<&str>) -> Option<bool> {
+    cursor.one_of(&["unknown"])?;
+    if default == Some("allow") {
+        let message = "under `default: allow` the server answers for tools that it does not know, and its text differs: \
+                       hidden tools could be told from unknown ones";
+        cursor.defect_with_hint(message, "`default: deny`, and name the tools that may be called");
+        return None;
+    }
+    Some(true)
 }
 
 fn read_hide<'a>(cursor: &Cursor<'a>) -> BTreeSet<&'a str> {
@@ -183,25 +198,27 @@ struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    fn all_tools(&mut self, top: &Fields<'a>) -> Box<[Limit]> {
-        let keys = top.optional("all_tools").and_then(|cursor| self.fields(&cursor, &["limits"]));
-        let Some(cursor) = keys.and_then(|all| all.optional("limits")) else { return Box::default() };
-        self.limits(&cursor, Place::AllTools, &[])
+    fn all_tools(&mut self, top: &Fields<'a>) -> (Box<[Limit]>, bool) {
+        let Some(all) = top.optional("all_tools").and_then(|cursor| self.fields(&cursor, &["limits"], SINCE_2)) else {
+            return (Box::default(), false);
+        };
+        let limits = all.optional("limits").map(|cursor| self.limits(&cursor, Place::AllTools, &[]));
+        (limits.unwrap_or_default(), reads_schema(&all))
     }
 
     fn tool(&mut self, cursor: &Cursor<'a>, name: &str, shared: &[Limit]) -> Option<Tool> {
-        let keys = self.fields(cursor, &["require", "deny_if", "limits"])?;
+        let keys = self.fields(cursor, &["require", "deny_if", "limits"], SINCE_2)?;
         let require = keys.optional("require").map(|rules| self.rules(&rules, Section::Require)).unwrap_or_default();
         let deny_if = keys.optional("deny_if").map(|rules| self.rules(&rules, Section::DenyIf)).unwrap_or_default();
         let limits = keys.optional("limits").map(|limits| self.limits(&limits, Place::Tool(name), shared));
         if let Some(rules) = keys.optional("deny_if") {
             warn_of_unguarded(&rules, &require, &deny_if);
         }
-        Some(Tool { require, deny_if, limits: limits.unwrap_or_default() })
+        Some(Tool { require, deny_if, limits: limits.unwrap_or_default(), schema_from: reads_schema(&keys) })
     }
 
-    fn fields(&self, cursor: &Cursor<'a>, known: &[&str]) -> Option<Fields<'a>> {
-        fields_since(cursor, self.version, known, &[])
+    fn fields(&self, cursor: &Cursor<'a>, known: &[&str], since_2: &[&str]) -> Option<Fields<'a>> {
+        fields_since(cursor, self.version, known, since_2)
     }
 
     fn rules(&mut self, cursor: &Cursor<'a>, section: Section) -> Box<[Conditions]> {
@@ -211,7 +228,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn rule(&mut self, cursor: &Cursor<'a>, section: Section) -> Option<Conditions> {
-        let keys = self.fields(cursor, &["conditions", "on_deny"])?;
+        let keys = self.fields(cursor, &["conditions", "on_deny"], &[])?;
         let on_deny = read_message(&keys);
         let list = keys.required("conditions")?;
         let items = list.items()?;
@@ -229,7 +246,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn condition(&mut self, cursor: &Cursor<'a>, section: Section) -> Option<Condition> {
-        let keys = self.fields(cursor, &["path", "op", "value"])?;
+        let keys = self.fields(cursor, &["path", "op", "value"], &[])?;
         let path = keys.required("path").and_then(|path| read_path(&path));
         let operator = keys.required("op").and_then(|op| op.one_of(super::value::OPERATORS));
         let value = keys.required("value");
@@ -266,6 +283,14 @@ fn warn_of_unguarded(cursor: &Cursor<'_>, require: &[Conditions], deny_if: &[Con
             );
         }
     }
+}
+
+/// Keys of a tool that only version 2 has.
+const SINCE_2: &[&str] = &["schema_from"];
+
+/// Whether arguments are held against the schema that the server gave.
+fn reads_schema(keys: &Fields<'_>) -> bool {
+    keys.optional("schema_from").and_then(|cursor| cursor.one_of(&["server"])).is_some()
 }
 
 /// The keys of a map that is new in version 2.
@@ -337,9 +362,14 @@ fn read_path(cursor: &Cursor<'_>) -> Option<Path> {
 
 /// A path that is all or a part of the text at the cursor.
 fn read_path_text(cursor: &Cursor<'_>, text: &str) -> Option<Path> {
-    let Some(rest) = text.strip_prefix("args.") else {
+    read_path_below(cursor, text, "args")
+}
+
+/// A path below that root.
+fn read_path_below(cursor: &Cursor<'_>, text: &str, root: &str) -> Option<Path> {
+    let Some(rest) = text.strip_prefix(root).and_then(|rest| rest.strip_prefix('.')) else {
         let hint = "only the arguments of the call can be judged";
-        cursor.defect_with_hint(format!("expected a path that starts with `args.`, found {}", quoted(text)), hint);
+        cursor.defect_with_hint(format!("expected a path that starts with `{root}.`, found {}", quoted(text)), hint);
         return None;
     };
     let segments: Vec<&str> = rest.split('.').collect();
