@@ -1,7 +1,8 @@
 //! A policy applied to one message: which part of the policy answers for which method.
 
-use crate::decision::{Decision, Denial, Reason, Rule};
+use crate::decision::{Class, Decision, Denial, Reason, Rule};
 use crate::mcp::{Body, Group, Message, Method, is_plain_tool_name};
+use crate::pins::Known;
 use crate::policy::{Call, Policy, no_policy};
 use crate::principal::Principal;
 
@@ -13,13 +14,23 @@ use crate::principal::Principal;
 /// name passes only where the policy's default is `allow`.
 #[must_use]
 pub fn judge(policy: Option<&Policy>, who: &Principal, server: &str, message: &Message<'_>) -> Decision {
+    judge_pinned(policy, who, server, message, &Known::Off)
+}
+
+/// As [`judge`], with what is known of the definitions of the server's tools.
+#[must_use]
+pub fn judge_pinned(
+    policy: Option<&Policy>,
+    who: &Principal,
+    server: &str,
+    message: &Message<'_>,
+    known: &Known,
+) -> Decision {
     let Some(policy) = policy else { return Decision::Deny(no_policy()) };
     match message.body {
         Body::ToolCall(call) => {
             let name = call.name();
-            // A name outside the specification's alphabet can be read as another one by an upstream that trims or
-            // normalizes; only a policy that spells it out may let it pass.
-            if !is_plain_tool_name(&name) && !policy.names_tool(&name) {
+            if !is_unmistakable(policy, &name) {
                 return Decision::Deny(Denial {
                     reason: Reason::DefaultDeny,
                     rule: Rule::built_in("(default deny)"),
@@ -28,11 +39,49 @@ pub fn judge(policy: Option<&Policy>, who: &Principal, server: &str, message: &M
                 });
             }
             let call = Call { server, tool: &name, arguments: call.arguments, request_bytes: message.bytes };
-            policy.decide(who, &call)
+            match policy.decide(who, &call) {
+                // Last, so that nobody learns of the definition of a tool that the policy does not let them call.
+                Decision::Proceed(charges) => match known.refuse(policy, &call) {
+                    Some(denial) => Decision::Deny(denial),
+                    None => Decision::Proceed(charges),
+                },
+                denied @ Decision::Deny(_) => denied,
+            }
         }
         Body::Request(method) => judge_method(policy, method),
         Body::Notification(_) | Body::Response => Decision::Proceed(Vec::new()),
     }
+}
+
+/// Whether a list may show the tool: some call of it by that caller could pass [`judge`].
+#[must_use]
+pub fn is_tool_visible(policy: &Policy, who: &Principal, name: &str) -> bool {
+    is_unmistakable(policy, name) && policy.is_visible(who, name)
+}
+
+/// Whether a list may show what that method asks for by name: a request of it could pass [`judge`].
+#[must_use]
+pub fn is_named_visible(policy: &Policy, method: Method) -> bool {
+    matches!(judge_method(policy, method), Decision::Proceed(_))
+}
+
+/// A name outside the specification's alphabet can be read as another one by an upstream that trims or normalizes; only a policy
+/// that spells it out may let it pass.
+fn is_unmistakable(policy: &Policy, name: &str) -> bool {
+    is_plain_tool_name(name) || policy.names_tool(name)
+}
+
+/// Whether a refused call of that tool is answered as if the server had no such tool: where the policy says so, and no list
+/// shows the tool to the caller. Audit and metrics keep the true reason.
+///
+/// A tool that the policy lists is no secret to whoever sees it, so its other refusals stay as they are.
+#[must_use]
+pub fn is_concealed(policy: Option<&Policy>, who: &Principal, tool: &str, reason: Reason) -> bool {
+    policy.is_some_and(|policy| {
+        policy.hides_as_unknown()
+            && reason.class() == Class::Policy
+            && (matches!(reason, Reason::DefaultDeny | Reason::Hidden) || !is_tool_visible(policy, who, tool))
+    })
 }
 
 fn judge_method(policy: &Policy, method: Method) -> Decision {
@@ -48,3 +97,6 @@ fn judge_method(policy: &Policy, method: Method) -> Decision {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests;

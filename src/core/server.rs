@@ -10,6 +10,7 @@ use crate::{
     document::{Cursor, Defect, Fields, Format, Report, Site, quoted},
     http::plain_path,
     mcp::ProtocolVersion,
+    pins,
 };
 
 /// Servers in one file.
@@ -80,6 +81,7 @@ pub struct Server {
     origins: Vec<String>,
     hosts: Option<Vec<String>>,
     versions: Vec<ProtocolVersion>,
+    tools: Option<pins::Rules>,
 }
 
 impl Server {
@@ -135,6 +137,12 @@ impl Server {
     #[must_use]
     pub fn versions(&self) -> &[ProtocolVersion] {
         &self.versions
+    }
+
+    /// By which rules definitions of its tools are pinned; `None` if they are trusted as they come.
+    #[must_use]
+    pub fn tools(&self) -> Option<pins::Rules> {
+        self.tools
     }
 }
 
@@ -221,7 +229,7 @@ impl ServersFile {
     }
 }
 
-const KEYS: &[&str] = &["match", "policy", "credential", "resource_metadata", "origins", "hosts", "protocol"];
+const KEYS: &[&str] = &["match", "policy", "credential", "resource_metadata", "origins", "hosts", "protocol", "tools"];
 
 #[derive(Default)]
 struct Reader {
@@ -246,9 +254,10 @@ impl Reader {
         let origins = fields.optional("origins").map(|list| rules::texts(&list, rules::origin)).unwrap_or_default();
         let hosts = fields.optional("hosts").map(|list| rules::non_empty_texts(&list, rules::host));
         let versions = rules::versions(&fields);
+        let tools = rules::tools(&fields);
         let Some(credential) = credential else { return };
         let ordinal = self.registry.servers.len();
-        let server = Server { name, ordinal, policy, credential, resource_metadata, origins, hosts, versions };
+        let server = Server { name, ordinal, policy, credential, resource_metadata, origins, hosts, versions, tools };
         self.registry.by_name.insert(server.name.as_ref().into(), ordinal);
         for (host, path) in routes {
             self.registry.by_route.entry(host.into()).or_default().insert(path.into(), ordinal);

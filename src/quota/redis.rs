@@ -29,6 +29,7 @@ mod failure;
 mod journal;
 mod keeper;
 mod link;
+mod pins;
 mod probe;
 mod script;
 mod server;

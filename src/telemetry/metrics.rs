@@ -25,10 +25,6 @@ use prometheus_client::{
 
 use crate::quota::Ticket;
 
-mod quota;
-
-use quota::Quotas;
-
 /// Label of requests that are bound to no configured server.
 pub const UNKNOWN_SERVER: &str = "_unknown";
 /// Label of methods that are not in [`METHODS`].
@@ -126,6 +122,12 @@ macro_rules! label {
     };
 }
 
+mod quota;
+mod responses;
+
+use quota::Quotas;
+pub use responses::{OpenResponse, RULES_MAX, ResponseOutcome, WithheldReason};
+
 label! {
     /// What became of an audit record.
     AuditOutcome "outcome" {
@@ -161,6 +163,8 @@ label! {
         Overload = "overload",
         /// A request that panicked.
         Panic = "panic",
+        /// Pins could not be read or written, or were damaged.
+        Pins = "pins",
         /// A TLS handshake, or a peer that is not allowed.
         Tls = "tls",
     }
@@ -195,6 +199,26 @@ label! {
         Refused = "refused",
         /// No answer in time.
         Timeout = "timeout",
+    }
+}
+
+label! {
+    /// What happened to the pinned definition of a tool.
+    PinEvent "event" {
+        /// An operator approved it.
+        Approved = "approved",
+        /// A known tool is defined otherwise: it waits for approval.
+        Changed = "changed",
+        /// There is no room for a new tool.
+        LeftOut = "left_out",
+        /// A new tool: it waits for approval.
+        New = "new",
+        /// It was approved because it was seen first.
+        Pinned = "pinned",
+        /// The pins of a server had been lost, and were put back.
+        PutBack = "put_back",
+        /// A tool is again what was approved.
+        Restored = "restored",
     }
 }
 
@@ -300,6 +324,7 @@ impl Verdict {
 /// The metrics of the process. Clones share the counters.
 #[derive(Clone, Debug)]
 pub struct Metrics {
+    answers_unseen: Counter,
     audit_records: ByLabel<AuditOutcome>,
     config_last_success: Gauge<f64, AtomicU64>,
     config_reloads: ByLabel<ReloadOutcome>,
@@ -311,9 +336,12 @@ pub struct Metrics {
     ledger_events: ByLabel<LedgerEvent>,
     ledger_outages: ByLabel<LedgerOutage>,
     lossy_bodies: Counter,
+    pin_events: ByLabel<PinEvent>,
+    pins_pending: Gauge,
     quotas: Quotas,
     requests: Requests,
     reservations: ByLabel<ReservationOutcome>,
+    responses: responses::Responses,
     settlements: ByLabel<SettlementOutcome>,
 }
 
@@ -322,6 +350,7 @@ impl Metrics {
     #[must_use]
     pub fn new(registry: &mut Registry, started_ms: u64) -> Self {
         let metrics = Self {
+            answers_unseen: Counter::default(),
             audit_records: ByLabel::new(),
             config_last_success: Gauge::default(),
             config_reloads: ByLabel::new(),
@@ -333,15 +362,20 @@ impl Metrics {
             ledger_events: ByLabel::new(),
             ledger_outages: ByLabel::new(),
             lossy_bodies: Counter::default(),
+            pin_events: ByLabel::new(),
+            pins_pending: Gauge::default(),
             quotas: Quotas::new(),
             requests: Requests::new(),
             reservations: ByLabel::new(),
+            responses: responses::Responses::new(),
             settlements: ByLabel::new(),
         };
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         let started: Gauge<f64, AtomicU64> = Gauge::default();
         started.set(Duration::from_millis(started_ms).as_secs_f64());
         let m = metrics.clone();
+        let help = "Answered calls whose limits need the body of the answer, which was not seen";
+        registry.register("mcp_authz_answers_unseen", help, m.answers_unseen);
         registry.register("mcp_authz_audit_records", "Audit records by what became of them", m.audit_records);
         registry.register("mcp_authz_build", "Version of this binary", build);
         registry.register("mcp_authz_check_duration_seconds", "Time from receiving a Check to its answer", m.durations);
@@ -353,12 +387,16 @@ impl Metrics {
         metrics.register_ledger(registry);
         let help = "Bodies taken from the lossy text field because Envoy does not pack them as bytes";
         registry.register("mcp_authz_lossy_bodies", help, m.lossy_bodies);
+        let help = "What happened to pinned definitions of tools";
+        registry.register("mcp_authz_pin_events", help, m.pin_events);
+        registry.register("mcp_authz_pins_pending", "Tools that wait for approval", m.pins_pending);
         let [calls, units] = m.quotas.families();
         registry.register("mcp_authz_quota_calls", "Calls against each counter by what became of them", calls);
         let help = "Units of each counter by what became of them, in the smallest unit of the limit";
         registry.register("mcp_authz_quota_units", help, units);
         registry.register("mcp_authz_requests", "Decisions", m.requests);
         registry.register("mcp_authz_reservations", "Quota reservations by what became of them", m.reservations);
+        m.responses.register(registry);
         registry.register("mcp_authz_settlements", "Entries of Envoy's access log by what they settled", m.settlements);
         registry.register("process_start_time_seconds", "Unix time of the start of the process", started);
         registry.register_collector(Box::new(Resident));
@@ -392,6 +430,16 @@ impl Metrics {
         self.ledger_outages.add(outage, 1);
     }
 
+    /// Counts what happened to pinned definitions.
+    pub fn pin_events(&self, event: PinEvent, n: u64) {
+        self.pin_events.add(event, n);
+    }
+
+    /// How many tools wait for approval.
+    pub fn set_pins_pending(&self, tools: usize) {
+        self.pins_pending.set(i64::try_from(tools).unwrap_or(i64::MAX));
+    }
+
     /// Counts a question that the quota store answered.
     pub fn ledger_answered(&self, elapsed: Duration) {
         self.ledger_durations.0.observe(elapsed);
@@ -399,7 +447,8 @@ impl Metrics {
 
     /// Takes over the names of the configured servers, at most as many as the configuration holds. Counts of names that stay
     /// are kept. Requests to any other server count as [`UNKNOWN_SERVER`].
-    pub fn set_servers<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+    pub fn set_servers<'a>(&self, names: impl IntoIterator<Item = &'a str> + Clone) {
+        self.responses.set_servers(names.clone());
         self.requests.set_servers(names);
     }
 
@@ -449,6 +498,11 @@ impl Metrics {
     /// Counts `n` entries of the access log.
     pub fn settlements(&self, outcome: SettlementOutcome, n: u64) {
         self.settlements.add(outcome, n);
+    }
+
+    /// Counts a call whose limits need the body of its answer, which was not seen.
+    pub fn answer_unseen(&self) {
+        self.answers_unseen.inc();
     }
 
     /// Counts a load that was taken, at the Unix time `now_ms` in milliseconds.
@@ -715,6 +769,7 @@ mod tests {
         let out = shown(&registry);
         let types: Vec<&str> = out.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         let expected = [
+            "mcp_authz_answers_unseen counter",
             "mcp_authz_audit_records counter",
             "mcp_authz_build info",
             "mcp_authz_check_duration_seconds histogram",
@@ -731,6 +786,12 @@ mod tests {
             "mcp_authz_quota_units counter",
             "mcp_authz_requests counter",
             "mcp_authz_reservations counter",
+            "mcp_authz_response_added_seconds histogram",
+            "mcp_authz_response_held_bytes gauge",
+            "mcp_authz_response_rule_hits counter",
+            "mcp_authz_response_streams gauge",
+            "mcp_authz_response_withheld counter",
+            "mcp_authz_responses counter",
             "mcp_authz_settlements counter",
             "process_start_time_seconds gauge",
             "process_resident_memory_bytes gauge",

@@ -80,7 +80,6 @@ const PLANNED: &[&str] = &[
     "quantifier",
     "refund_on",
     "resources",
-    "schema_from",
     "who",
 ];
 
@@ -97,10 +96,12 @@ pub(super) fn compile(source: &Source<'_>, forced: Option<Compat>) -> Result<Com
 
 fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -> Option<Policy> {
     let version = find_version(root);
-    let since_2 = [&["counters"], results::KEYS].concat();
-    let top = fields_since(root, version, &["version", "default", "hide", "all_tools", "tools", "compat"], &since_2)?;
+    let known = ["version", "default", "hide", "all_tools", "tools", "compat"];
+    let since_2 = [&["counters", "hidden_as"], results::KEYS].concat();
+    let top = fields_since(root, version, &known, &since_2)?;
     check_version(&top);
     let default = top.required("default").and_then(|cursor| cursor.one_of(&["allow", "deny"]));
+    let hidden_as = top.optional("hidden_as").map(|cursor| read_hidden_as(&cursor, default));
     let lenient = top.optional("compat").and_then(|cursor| cursor.one_of(&["lenient"])).is_some();
     let compat = forced.unwrap_or(if lenient { Compat::Lenient } else { Compat::Strict });
     let counters = top.optional("counters").filter(|_| version == Version::Two);
@@ -108,7 +109,7 @@ fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -
     let policy = source.id.into();
     let mut compiler = Compiler { version, compat, policy, counters, conditions: 0, patterns: 0, result_rules: 0 };
     let hidden = top.optional("hide").map(|cursor| read_hide(&cursor)).unwrap_or_default();
-    let limits = compiler.all_tools(&top);
+    let (limits, schema_from) = compiler.all_tools(&top);
     let mut results = PolicyRules { shared: compiler.results(&top), ..PolicyRules::default() };
     #[expect(clippy::disallowed_types, reason = "looked up, never iterated")]
     let mut tools: HashMap<Box<str>, Entry> = HashMap::new();
@@ -130,8 +131,8 @@ fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -
     }
     compiler.counters.warn();
     let hides_all = hidden.contains("*");
-    let judges_results = !results.shared.is_empty();
-    if default == Some("allow") && tools.is_empty() && hidden.is_empty() && limits.is_empty() && !judges_results {
+    let says_more = schema_from || !results.shared.is_empty();
+    if default == Some("allow") && tools.is_empty() && hidden.is_empty() && limits.is_empty() && !says_more {
         root.warn("the policy allows everything", None);
     }
     tools.extend(hidden.iter().filter(|name| **name != "*").map(|name| (Box::from(*name), Entry::Hidden)));
@@ -141,10 +142,12 @@ fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -
         default: if default == Some("allow") { Unlisted::Allow } else { Unlisted::Deny },
         compat,
         hides_all,
+        hides_as_unknown: hidden_as.unwrap_or(Some(false))?,
         tools,
         tool_count,
         limits,
         results,
+        schema_from,
     })
 }
 
@@ -162,6 +165,19 @@ fn check_version(top: &Fields<'_>) {
     if version != Version::One.name() && version != Version::Two.name() {
         cursor.defect(format!("version {} is not supported, expected `1` or `2`", quoted(version)));
     }
+}
+
+/// Whether hidden tools are told as unknown ones. That needs one answer for both, and so a policy that answers for unknown
+/// tools itself.
+fn read_hidden_as(cursor: &Cursor<'_>, default: Option<&str>) -> Option<bool> {
+    cursor.one_of(&["unknown"])?;
+    if default == Some("allow") {
+        let message = "under `default: allow` the server answers for tools that it does not know, and its text differs: \
+                       hidden tools could be told from unknown ones";
+        cursor.defect_with_hint(message, "`default: deny`, and name the tools that may be called");
+        return None;
+    }
+    Some(true)
 }
 
 fn read_hide<'a>(cursor: &Cursor<'a>) -> BTreeSet<&'a str> {
@@ -191,14 +207,17 @@ struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    fn all_tools(&mut self, top: &Fields<'a>) -> Box<[Limit]> {
-        let keys = top.optional("all_tools").and_then(|cursor| self.fields(&cursor, &["limits"]));
-        let Some(cursor) = keys.and_then(|all| all.optional("limits")) else { return Box::default() };
-        self.limits(&cursor, Place::AllTools, &[])
+    fn all_tools(&mut self, top: &Fields<'a>) -> (Box<[Limit]>, bool) {
+        let Some(all) = top.optional("all_tools").and_then(|cursor| self.fields(&cursor, &["limits"], SINCE_2)) else {
+            return (Box::default(), false);
+        };
+        let limits = all.optional("limits").map(|cursor| self.limits(&cursor, Place::AllTools, &[]));
+        (limits.unwrap_or_default(), reads_schema(&all))
     }
 
     fn tool(&mut self, cursor: &Cursor<'a>, name: &str, shared: &[Limit]) -> Option<Tool> {
-        let keys = fields_since(cursor, self.version, &["require", "deny_if", "limits"], results::KEYS)?;
+        let since_2 = [SINCE_2, results::KEYS].concat();
+        let keys = self.fields(cursor, &["require", "deny_if", "limits"], &since_2)?;
         let require = keys.optional("require").map(|rules| self.rules(&rules, Section::Require)).unwrap_or_default();
         let deny_if = keys.optional("deny_if").map(|rules| self.rules(&rules, Section::DenyIf)).unwrap_or_default();
         let limits = keys.optional("limits").map(|limits| self.limits(&limits, Place::Tool(name), shared));
@@ -206,11 +225,12 @@ impl<'a> Compiler<'a> {
             warn_of_unguarded(&rules, &require, &deny_if);
         }
         let results = Some(self.results(&keys)).filter(|set| !set.is_empty()).map(Box::new);
-        Some(Tool { require, deny_if, limits: limits.unwrap_or_default(), results })
+        let (limits, schema_from) = (limits.unwrap_or_default(), reads_schema(&keys));
+        Some(Tool { require, deny_if, limits, results, schema_from })
     }
 
-    fn fields(&self, cursor: &Cursor<'a>, known: &[&str]) -> Option<Fields<'a>> {
-        fields_since(cursor, self.version, known, &[])
+    fn fields(&self, cursor: &Cursor<'a>, known: &[&str], since_2: &[&str]) -> Option<Fields<'a>> {
+        fields_since(cursor, self.version, known, since_2)
     }
 
     fn rules(&mut self, cursor: &Cursor<'a>, section: Section) -> Box<[Conditions]> {
@@ -220,7 +240,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn rule(&mut self, cursor: &Cursor<'a>, section: Section) -> Option<Conditions> {
-        let keys = self.fields(cursor, &["conditions", "on_deny"])?;
+        let keys = self.fields(cursor, &["conditions", "on_deny"], &[])?;
         let on_deny = read_message(&keys);
         let list = keys.required("conditions")?;
         let items = list.items()?;
@@ -238,7 +258,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn condition(&mut self, cursor: &Cursor<'a>, section: Section) -> Option<Condition> {
-        let keys = self.fields(cursor, &["path", "op", "value"])?;
+        let keys = self.fields(cursor, &["path", "op", "value"], &[])?;
         let path = keys.required("path").and_then(|path| read_path(&path));
         let test = self.test(cursor, &keys)?;
         if self.compat == Compat::Lenient
@@ -281,6 +301,14 @@ fn warn_of_unguarded(cursor: &Cursor<'_>, require: &[Conditions], deny_if: &[Con
             );
         }
     }
+}
+
+/// Keys of a tool that only version 2 has.
+const SINCE_2: &[&str] = &["schema_from"];
+
+/// Whether arguments are held against the schema that the server gave.
+fn reads_schema(keys: &Fields<'_>) -> bool {
+    keys.optional("schema_from").and_then(|cursor| cursor.one_of(&["server"])).is_some()
 }
 
 /// The keys of a map that is new in version 2.
@@ -357,9 +385,14 @@ fn read_path(cursor: &Cursor<'_>) -> Option<Path> {
 
 /// A path that is all or a part of the text at the cursor.
 fn read_path_text(cursor: &Cursor<'_>, text: &str) -> Option<Path> {
-    let Some(rest) = text.strip_prefix("args.") else {
+    read_path_below(cursor, text, "args")
+}
+
+/// A path below that root.
+fn read_path_below(cursor: &Cursor<'_>, text: &str, root: &str) -> Option<Path> {
+    let Some(rest) = text.strip_prefix(root).and_then(|rest| rest.strip_prefix('.')) else {
         let hint = "only the arguments of the call can be judged";
-        cursor.defect_with_hint(format!("expected a path that starts with `args.`, found {}", quoted(text)), hint);
+        cursor.defect_with_hint(format!("expected a path that starts with `{root}.`, found {}", quoted(text)), hint);
         return None;
     };
     let segments: Vec<&str> = rest.split('.').collect();

@@ -6,6 +6,7 @@ use crate::{
     document::{Cursor, Fields, quoted},
     http::OWN_PREFIX,
     mcp::ProtocolVersion,
+    pins::{OnChange, Rules, Trust},
 };
 
 /// Headers that carry the message itself, its route, or what we decide by: a credential in one of them would change the
@@ -161,6 +162,25 @@ pub(super) fn versions(fields: &Fields<'_>) -> Vec<ProtocolVersion> {
         }
     }
     versions.into_iter().collect()
+}
+
+/// The rules under `tools` by which definitions are pinned; none without the key.
+pub(super) fn tools(fields: &Fields<'_>) -> Option<Rules> {
+    let tools = fields.optional("tools").and_then(|value| value.fields(&["trust", "on_change"]))?;
+    let trust = tools.required("trust").and_then(|value| value.one_of(&["off", "first_use", "pinned"]));
+    let on_change = tools.optional("on_change").map(|value| (value.one_of(&["hide", "report"]), value));
+    let trust = match trust? {
+        "first_use" => Trust::FirstUse,
+        "pinned" => Trust::Pinned,
+        _ => {
+            if let Some((_, value)) = on_change {
+                value.warn("has no effect with `trust: off`", None);
+            }
+            return None;
+        }
+    };
+    let on_change = if matches!(on_change, Some((Some("report"), _))) { OnChange::Report } else { OnChange::Hide };
+    Some(Rules { trust, on_change })
 }
 
 /// The name of a header that may carry a credential, in lower case.

@@ -75,6 +75,7 @@ async fn a_user_with_the_listed_rights_can_do_everything() {
     let (ledger, _) = ready(Settings { durability: Durability::Async, ..login.clone() }).await;
     assert_eq!(ledger.reserve(&call(&ledger, "2", 9), HOLD, soon()).await.unwrap().code, Code::Held);
     ledger.accept_loss().await.unwrap();
+    crate::pins::contract::what_was_written_is_read(&ledger).await;
     // Every one of them is needed, but for what only some topologies and settings use.
     let spare = ["resetchannels", "-@all", "+wait", "+config|get", "+cluster|myid", "+cluster|slots", "+cluster|nodes"];
     for right in RIGHTS.iter().filter(|right| !spare.contains(right)) {
