@@ -22,9 +22,10 @@ use tokio::{
 };
 
 mod ledger;
+mod pins;
 
 use crate::{
-    admin::{self, AdminView, QuotaPages, Readiness, router, token::AdminToken},
+    admin::{self, AdminView, PinPages, QuotaPages, Readiness, router, token::AdminToken},
     clock::{Clock, SystemClock, rfc3339},
     config::{self, Config, Limits, Paths},
     engine::Engine,
@@ -33,6 +34,7 @@ use crate::{
         server::{Drained, Event, Observer, Server, Settings as ServerSettings},
         tls::{Tls, TlsSettings},
     },
+    pins::desk::PinDesk,
     quota::{any::AnyLedger, desk::LedgerDesk},
     settle::Settler,
     snapshot::Snapshot,
@@ -130,11 +132,14 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
         draining: AtomicBool::new(false),
         reached,
     });
+    let pins = pins::open(&config, &ledger, &state, &clock, &metrics).await;
     let (stop_admin, admin_stopped) = tokio::sync::oneshot::channel::<()>();
     let engine = Engine::new(Arc::clone(&ledger), config.timeouts.lease, on_leak, metrics.clone());
     let desk = LedgerDesk::new(Arc::clone(&ledger), Arc::clone(&state), Arc::clone(&audit), Arc::clone(&clock));
     let quota = QuotaPages { desk: Arc::new(desk), token: Arc::clone(&admin_token) };
-    let pages = router(Arc::clone(&view) as Arc<dyn AdminView>, Arc::new(registry), quota);
+    let desk = PinDesk::new(Arc::clone(&pins.board), Arc::clone(&state), Arc::clone(&audit), Arc::clone(&clock));
+    let pin_pages = PinPages { desk: Arc::new(desk), token: Arc::clone(&admin_token) };
+    let pages = router(Arc::clone(&view) as Arc<dyn AdminView>, Arc::new(registry), quota, pin_pages);
     let admin = tokio::spawn(admin::serve(admin_listener, pages, metrics.clone(), async {
         // Either way the end has come: a dropped sender is a stop as well.
         drop(admin_stopped.await);
@@ -154,7 +159,8 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
     let reloads = tokio::spawn(reloader.run());
     let (settlements, settling) = settler(&config, &ledger, &clock, &metrics, &audit).start();
     let settling = tokio::spawn(settling);
-    let adapter = Adapter::new(engine, Arc::clone(&state), clock, metrics, Arc::clone(&audit), settings, settlements);
+    let adapter = Adapter::new(engine, Arc::clone(&state), clock, metrics, Arc::clone(&audit), settings, settlements)
+        .with_pins(Arc::clone(&pins.board));
     health.serving().await;
     tracing::info!(revision = state.snapshot().revision(), "Ready.");
     let drained = server.serve(adapter, stop_signal(&view)).await.map_err(|error| fail("a listener", &error))?;
@@ -162,6 +168,7 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
         tracing::warn!("Some calls were cut off: they did not end within timeouts.drain_ms.");
     }
     reloads.abort();
+    pins.close().await;
     // The adapter is gone and the queue closed with it; what is in it is worked off.
     if tokio::time::timeout(SETTLE_CLOSE, settling).await.is_err() {
         tracing::warn!("Some reservations were not settled in time; their units count as spent.");
@@ -365,7 +372,16 @@ impl Reloader {
         // The transport was made for the old size; a longer body would not get as far as a readable refusal.
         let body_bytes_max = effective.limits.body_bytes_max;
         let (counters_max, reservations_max) = (effective.limits.counters_max, effective.limits.reservations_max);
-        effective.limits = Limits { body_bytes_max, counters_max, reservations_max, ..new.limits };
+        let Limits { pinned_tools_max, pinned_definition_bytes_max, pending_tools_max, .. } = effective.limits;
+        effective.limits = Limits {
+            body_bytes_max,
+            counters_max,
+            reservations_max,
+            pinned_tools_max,
+            pinned_definition_bytes_max,
+            pending_tools_max,
+            ..new.limits
+        };
         effective.timeouts.check = new.timeouts.check;
         effective.timeouts.margin = new.timeouts.margin;
         effective.envoy = new.envoy;

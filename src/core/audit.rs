@@ -9,7 +9,7 @@ use crate::text::{push_json_string_cut, push_number, push_padded};
 
 mod operator;
 
-pub use operator::{Act, CounterName, OperatorRecord};
+pub use operator::{Act, CounterName, OperatorRecord, PinAct, PinRecord};
 
 /// Argument keys that one record names.
 pub const KEYS_MAX: usize = 64;
