@@ -32,6 +32,8 @@ mod quota;
 pub mod token;
 
 pub use pins::PinPages;
+#[cfg(test)]
+pub(crate) use pins::{Rig as PinRig, rig as pin_rig};
 pub use quota::QuotaPages;
 
 /// Open connections; one more closes the oldest.
@@ -79,7 +81,7 @@ struct Shown {
 }
 
 /// The pages.
-pub fn router(view: Arc<dyn AdminView>, registry: Arc<Registry>, quota: QuotaPages, pins: PinPages) -> Router {
+pub fn router(view: Arc<dyn AdminView>, registry: Arc<Registry>, quota: QuotaPages, pins: Option<PinPages>) -> Router {
     let pages = Router::new()
         .route("/livez", get(|| async { text_page(StatusCode::OK, "ok\n") }))
         .route("/readyz", get(readyz))
@@ -89,7 +91,7 @@ pub fn router(view: Arc<dyn AdminView>, registry: Arc<Registry>, quota: QuotaPag
         .with_state(Shown { view, registry });
     pages
         .merge(quota::router(quota))
-        .merge(pins::router(pins))
+        .merge(pins.map_or_else(Router::new, pins::router))
         .fallback(|| async { text_page(StatusCode::NOT_FOUND, format!("no such page; there are {PAGES}\n")) })
         .method_not_allowed_fallback(|uri: Uri| async move {
             let (methods, text) = match uri.path() {

@@ -133,3 +133,5 @@ fn answer(answer: Result<serde_json::Value, DeskError>) -> Response {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::{Rig, rig};

@@ -139,7 +139,7 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
     let quota = QuotaPages { desk: Arc::new(desk), token: Arc::clone(&admin_token) };
     let desk = PinDesk::new(Arc::clone(&pins.board), Arc::clone(&state), Arc::clone(&audit), Arc::clone(&clock));
     let pin_pages = PinPages { desk: Arc::new(desk), token: Arc::clone(&admin_token) };
-    let pages = router(Arc::clone(&view) as Arc<dyn AdminView>, Arc::new(registry), quota, pin_pages);
+    let pages = router(Arc::clone(&view) as Arc<dyn AdminView>, Arc::new(registry), quota, Some(pin_pages));
     let admin = tokio::spawn(admin::serve(admin_listener, pages, metrics.clone(), async {
         // Either way the end has come: a dropped sender is a stop as well.
         drop(admin_stopped.await);

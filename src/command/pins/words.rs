@@ -152,7 +152,7 @@ mod tests {
     fn changed_words_are_marked() {
         assert_eq!(
             change(Some("Makes a refund."), Some("Makes one big refund.")),
-            "    ~ Makes [-a-]{+one big+} refund.\n"
+            "    ~ Makes [-a-]{+one+} {+big +}refund.\n"
         );
         assert_eq!(change(Some("a"), Some("a\nb")), "    ~ a{++}\n    ~ {+b+}\n");
         assert_eq!(change(None, Some("x\ny")), "    + x\n    + y\n");
