@@ -10,14 +10,15 @@ use std::{
 };
 
 use mcp_authz_core::{
+    answer::unknown_tool_text,
     decision::{Decision, Denial, Rule},
     json::{Document, Limits},
-    judge::judge,
+    judge::{is_concealed, judge},
     mcp::{Body, Message, ProtocolVersion},
     number::units_text,
     policy::{Call, ConditionStep, Explanation, POLICY_BYTES_MAX, Policy, Source, Step, StepOutcome},
     principal::Principal,
-    quota::{Charge, Mode},
+    quota::{Actual, Charge, Mode},
     selftest::MirroredHeaders,
     text::push_json_string,
 };
@@ -164,7 +165,12 @@ impl Question {
             Ok(message) => message,
             Err(error) => return refused(Denial::with_message(error.reason, error.message)),
         };
-        let decision = judge(Some(&self.policy), &self.who, &self.server, &message);
+        let mut decision = judge(Some(&self.policy), &self.who, &self.server, &message);
+        if let (Decision::Deny(denial), Body::ToolCall(call)) = (&mut decision, message.body)
+            && is_concealed(Some(&self.policy), &self.who, &call.name(), denial.reason)
+        {
+            denial.message = unknown_tool_text(&call.name()).into();
+        }
         let steps = match message.body {
             Body::ToolCall(call) => {
                 let name = call.name();
@@ -221,12 +227,13 @@ fn push_step(out: &mut String, step: &Step) {
 fn charge_text(charge: &Charge) -> String {
     let (rule, window) = (&charge.terms.denial.rule.pointer, &*charge.terms.window);
     let shown = |units| units_text(units, charge.terms.scale);
+    let held = if charge.terms.actual == Actual::Held { "" } else { " until the answer is known," };
     match charge.mode {
         Mode::Attempt | Mode::Consume => {
-            format!("{} of {} per {window}, {rule}", shown(charge.amount), shown(charge.max))
+            format!("{}{held} of {} per {window}, {rule}", shown(charge.amount), shown(charge.max))
         }
         Mode::Gate => format!("none: passes below {} per {window}, {rule}", shown(charge.max)),
-        Mode::Track => format!("{} per {window}, without a limit, {rule}", shown(charge.amount)),
+        Mode::Track => format!("{}{held} per {window}, without a limit, {rule}", shown(charge.amount)),
     }
 }
 

@@ -26,8 +26,12 @@ mod harness;
 #[cfg(test)]
 mod headers;
 #[cfg(test)]
+mod hidden;
+#[cfg(test)]
 mod sdk;
 #[cfg(test)]
 mod settle;
+#[cfg(test)]
+mod settle_body;
 #[cfg(test)]
 mod upstreams;
