@@ -5,6 +5,7 @@
 
 mod ledger;
 mod read;
+mod response;
 mod shown;
 
 use std::{
@@ -20,6 +21,7 @@ use mcp_authz_core::{
 };
 
 pub use ledger::{Engine, Ledger};
+pub use response::Response;
 
 use crate::{
     envoy::server::Endpoint,
@@ -53,6 +55,8 @@ pub struct Config {
     pub admin: Admin,
     /// Where counters are kept.
     pub ledger: Ledger,
+    /// What becomes of responses.
+    pub response: Response,
     /// What is legal and probably not meant.
     pub warnings: Vec<Defect>,
 }
@@ -209,6 +213,7 @@ const SECTIONS: &[&str] = &[
     "log",
     "admin",
     "ledger",
+    "response",
 ];
 
 impl Config {

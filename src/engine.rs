@@ -4,10 +4,11 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use mcp_authz_core::{
     decision::{Decision, Denial, Reason},
-    judge::judge,
+    judge::judge_pinned,
     ledger::ask::OverLimit,
     mcp::Message,
     number::units_shown,
+    pins::Known,
     policy::{Policy, no_policy},
     principal::Principal,
     quota::{Charge, Mode, told},
@@ -31,6 +32,8 @@ pub struct Case<'a> {
     pub server: &'a str,
     /// The message; `None` for GET and DELETE, which carry none.
     pub message: Option<&'a Message<'a>>,
+    /// What is known of the definitions of the server's tools.
+    pub known: Known,
     /// Envoy's id of the stream, from which the reservation takes its name.
     pub stream_id: &'a str,
     /// Unix milliseconds.
@@ -186,7 +189,7 @@ fn refusal(charge: &Charge, over: &OverLimit) -> Denial {
 
 fn decide(case: &Case<'_>) -> Decision {
     match (case.message, case.policy) {
-        (Some(message), policy) => judge(policy, case.principal, case.server, message),
+        (Some(message), policy) => judge_pinned(policy, case.principal, case.server, message, &case.known),
         (None, Some(_)) => Decision::Proceed(Vec::new()),
         (None, None) => Decision::Deny(no_policy()),
     }

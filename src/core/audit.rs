@@ -1,5 +1,5 @@
-//! The audit records: one JSON line per decision, argument keys only, never a value or a token; and one per settlement that
-//! changed a count or left a doubt.
+//! The audit records: one JSON line per decision, argument keys only, never a value or a token; one per settlement that
+//! changed a count or left a doubt; and one per response that was looked at.
 
 use crate::decision::Reason;
 use crate::json::Value;
@@ -8,8 +8,10 @@ use crate::settle::Facts;
 use crate::text::{push_json_string_cut, push_number, push_padded};
 
 mod operator;
+mod response;
 
 pub use operator::{Act, CounterName, OperatorRecord};
+pub use response::ResponseRecord;
 
 /// Argument keys that one record names.
 pub const KEYS_MAX: usize = 64;

@@ -194,6 +194,8 @@ reasons! {
     MissingMeta = "missing_meta", Invalid;
     /// The amount is larger than the whole limit.
     NeverFits = "never_fits", Policy;
+    /// The pinned definitions of the server's tools cannot be had, or cannot be trusted.
+    PinsUnavailable = "pins_unavailable", Unavailable;
     /// The principal has no policy.
     NoPolicy = "no_policy", Policy;
     /// A request method without an id.
@@ -206,10 +208,18 @@ reasons! {
     QuotaExhausted = "quota_exhausted", Policy;
     /// A `require` condition did not hold.
     Requirement = "requirement", Policy;
+    /// The policy asks for the schema of the tool, and none is pinned.
+    SchemaMissing = "schema_missing", Policy;
+    /// The schema of the tool cannot be enforced.
+    SchemaUnusable = "schema_unusable", Policy;
+    /// The arguments do not fit the schema of the tool.
+    SchemaViolation = "schema_violation", Policy;
     /// No token came with the request.
     TokenMissing = "token_missing", Identity;
     /// The token is of no grant.
     TokenUnknown = "token_unknown", Identity;
+    /// The definition of the tool is not approved.
+    ToolUnapproved = "tool_unapproved", Policy;
     /// The limits of the call touch more counters than one call may.
     TooManyCounters = "too_many_counters", Policy;
     /// A value of a type that the operator cannot judge.
@@ -265,6 +275,7 @@ impl Denial {
             Class::Invalid => "(invalid request)",
             Class::Policy if reason == Reason::NoPolicy => "(no policy)",
             Class::Policy if reason == Reason::Hidden => "(hidden)",
+            Class::Policy if reason == Reason::ToolUnapproved => "(unapproved)",
             Class::Policy => "(default deny)",
             Class::Unavailable => "(unavailable)",
         };
@@ -324,8 +335,21 @@ impl Reason {
             Reason::NotificationCall => "A request needs an id.",
             Reason::Origin => "Requests from this origin or to this host name are not accepted.",
             Reason::Overload => "The policy service is at its limit. Try again.",
+            Reason::PinsUnavailable => {
+                "The definitions of this server's tools cannot be checked now. Ask the operator."
+            }
             Reason::QuotaExhausted => "A limit is used up.",
+            Reason::SchemaMissing => {
+                "The policy checks arguments against the tool's schema, which is not known yet: list the tools first."
+            }
+            Reason::SchemaUnusable => {
+                "The schema of this tool cannot be enforced. Ask the owner of the server to mend it."
+            }
+            Reason::SchemaViolation => "The arguments do not fit the schema of the tool.",
             Reason::TokenMissing => "A token is needed: send it as `Authorization: Bearer`.",
+            Reason::ToolUnapproved => {
+                "This tool is new, or its definition has changed, and nobody has approved that yet. Ask the operator."
+            }
             Reason::TooManyCounters => "The limits of this call are too many for this caller. Ask the operator.",
             Reason::TypeMismatch => "An argument has a type that the policy cannot judge.",
             Reason::UnknownMethod => "Method not found",

@@ -2,6 +2,7 @@
 
 use crate::decision::{Class, Decision, Denial, Reason, Rule};
 use crate::mcp::{Body, Group, Message, Method, is_plain_tool_name};
+use crate::pins::Known;
 use crate::policy::{Call, Policy, no_policy};
 use crate::principal::Principal;
 
@@ -13,6 +14,18 @@ use crate::principal::Principal;
 /// name passes only where the policy's default is `allow`.
 #[must_use]
 pub fn judge(policy: Option<&Policy>, who: &Principal, server: &str, message: &Message<'_>) -> Decision {
+    judge_pinned(policy, who, server, message, &Known::Off)
+}
+
+/// As [`judge`], with what is known of the definitions of the server's tools.
+#[must_use]
+pub fn judge_pinned(
+    policy: Option<&Policy>,
+    who: &Principal,
+    server: &str,
+    message: &Message<'_>,
+    known: &Known,
+) -> Decision {
     let Some(policy) = policy else { return Decision::Deny(no_policy()) };
     match message.body {
         Body::ToolCall(call) => {
@@ -26,7 +39,14 @@ pub fn judge(policy: Option<&Policy>, who: &Principal, server: &str, message: &M
                 });
             }
             let call = Call { server, tool: &name, arguments: call.arguments, request_bytes: message.bytes };
-            policy.decide(who, &call)
+            match policy.decide(who, &call) {
+                // Last, so that nobody learns of the definition of a tool that the policy does not let them call.
+                Decision::Proceed(charges) => match known.refuse(policy, &call) {
+                    Some(denial) => Decision::Deny(denial),
+                    None => Decision::Proceed(charges),
+                },
+                denied @ Decision::Deny(_) => denied,
+            }
         }
         Body::Request(method) => judge_method(policy, method),
         Body::Notification(_) | Body::Response => Decision::Proceed(Vec::new()),

@@ -136,8 +136,44 @@ impl Decimal {
                 .is_some_and(|mine| other.binary64().is_some_and(|theirs| mine.to_bits() == theirs.to_bits()))
     }
 
+    /// Whether a reader of binary64 takes it for another number: what it would write for it is not this one.
+    #[must_use]
+    pub fn is_changed_by_binary64(&self) -> bool {
+        let read = self.binary64().and_then(|value| Self::parse(&format!("{value:e}")));
+        read.is_none_or(|read| read != *self)
+    }
+
+    /// Whether it is above zero.
+    #[must_use]
+    pub fn is_positive(&self) -> bool {
+        self.len > 0 && !self.negative
+    }
+
+    /// Whether it is a whole number of times the other; `None` if the two are too far apart to be computed exactly.
+    #[must_use]
+    pub fn is_multiple_of(&self, of: &Self) -> Option<bool> {
+        let places = [self, of].map(|one| i32::try_from(one.len).ok().map(|len| len.saturating_sub(one.point)));
+        let [mine, theirs] = places;
+        let places = mine?.max(theirs?);
+        Some(self.scaled(places)?.checked_rem(of.scaled(places)?)? == 0)
+    }
+
+    /// The digits as a whole number of `10^-places`, without the sign; `None` if it is too large or not whole.
+    fn scaled(&self, places: i32) -> Option<u128> {
+        let zeros = self.point.checked_add(places)?.checked_sub(i32::try_from(self.len).ok()?)?;
+        let digits = self
+            .significant()
+            .iter()
+            .try_fold(0_u128, |sum, digit| sum.checked_mul(10)?.checked_add(u128::from(*digit)))?;
+        if digits == 0 {
+            return Some(0);
+        }
+        digits.checked_mul(10_u128.checked_pow(u32::try_from(zeros).ok()?)?)
+    }
+
     /// Whether the value has no fraction, however it is written.
-    fn is_integer(&self) -> bool {
+    #[must_use]
+    pub fn is_integer(&self) -> bool {
         usize::try_from(self.point).map_or(self.len == 0, |whole| self.len <= whole)
     }
 

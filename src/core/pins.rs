@@ -5,7 +5,11 @@
 
 use std::sync::{Arc, OnceLock};
 
-use crate::json::{Document, JsonDefect, Limits, Value};
+use crate::{
+    decision::{Denial, Reason, Rule},
+    json::{Document, JsonDefect, Limits, Value},
+    policy::{Call, Policy},
+};
 
 mod canonical;
 mod diff;
@@ -13,6 +17,7 @@ mod image;
 mod register;
 
 pub use canonical::Digest;
+pub(crate) use canonical::push_value as push_canonical;
 pub use diff::{CHANGES_MAX, Change, changes};
 pub use image::Corrupt;
 pub use register::{Noted, Pin, Pins, Refusal};
@@ -264,6 +269,44 @@ pub enum Known {
     Unavailable,
     /// This.
     View(View),
+}
+
+impl Known {
+    /// Why a call that the policy lets go must not go: the tool's definition is not approved, or the arguments do not fit
+    /// its schema where the policy asks for that.
+    pub(crate) fn refuse(&self, policy: &Policy, call: &Call<'_>) -> Option<Denial> {
+        let schema = policy.schema_rule(call.tool);
+        let view = match self {
+            Known::Off => return schema.map(|rule| of_rule(Reason::SchemaMissing, rule, SCHEMA_OFF.into())),
+            Known::Unavailable => return Some(Denial::built_in(Reason::PinsUnavailable)),
+            Known::View(view) => view,
+        };
+        if !view.may_be_called(call.tool) {
+            return Some(Denial::built_in(Reason::ToolUnapproved));
+        }
+        let rule = schema?;
+        let missing = Reason::SchemaMissing;
+        let Some(definition) = view.approved(call.tool) else {
+            return Some(of_rule(missing, rule, missing.advice().into()));
+        };
+        match definition.input_schema() {
+            Err(error) => {
+                let text = format!("{} ({error})", Reason::SchemaUnusable.advice());
+                Some(of_rule(Reason::SchemaUnusable, rule, text))
+            }
+            Ok(schema) => schema
+                .check(call.arguments)
+                .err()
+                .map(|violation| of_rule(Reason::SchemaViolation, rule, violation.to_string())),
+        }
+    }
+}
+
+const SCHEMA_OFF: &str = "The policy checks arguments against the tool's schema, but the tools of this server are not pinned. \
+                          Ask the operator to set `tools.trust` for it.";
+
+fn of_rule(reason: Reason, rule: Rule, message: String) -> Denial {
+    Denial { reason, rule, message: message.into(), retry_after_ms: None }
 }
 
 #[cfg(test)]

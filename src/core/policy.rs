@@ -74,6 +74,8 @@ pub struct Policy {
     tool_count: usize,
     /// Limits of `all_tools`.
     limits: Box<[Limit]>,
+    /// Where the arguments of every tool are held against its schema.
+    schema_from: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +96,7 @@ struct Tool {
     require: Box<[Conditions]>,
     deny_if: Box<[Conditions]>,
     limits: Box<[Limit]>,
+    schema_from: bool,
 }
 
 /// One rule of `require` or `deny_if`.
@@ -174,6 +177,24 @@ impl Policy {
     #[must_use]
     pub fn names_tool(&self, tool: &str) -> bool {
         self.tools.contains_key(tool)
+    }
+
+    /// The rule by which arguments of the tool are held against the schema that its server gave, if there is one.
+    #[must_use]
+    pub fn schema_rule(&self, tool: &str) -> Option<Rule> {
+        let path = match self.tools.get(tool) {
+            Some(Entry::Listed(Tool { schema_from: true, .. })) => pointer(&["tools", tool, "schema_from"]),
+            _ if self.schema_from => pointer(&["all_tools", "schema_from"]),
+            _ => return None,
+        };
+        Some(Rule { pointer: path.as_str().into(), exact: Some(path.into()) })
+    }
+
+    /// Whether some rule holds arguments against schemas of servers.
+    #[must_use]
+    pub fn needs_schemas(&self) -> bool {
+        let is_asked = |entry: &Entry| matches!(entry, Entry::Listed(Tool { schema_from: true, .. }));
+        self.schema_from || self.tools.values().any(is_asked)
     }
 
     /// Judges one `tools/call`.

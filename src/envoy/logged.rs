@@ -20,7 +20,7 @@ use super::wire::{
 use crate::settle::Seen;
 
 /// Under which Envoy keeps the dynamic metadata of our answers, however the filter is called in its configuration.
-const NAMESPACE: &[u8] = b"envoy.filters.http.ext_authz";
+pub(super) const NAMESPACE: &[u8] = b"envoy.filters.http.ext_authz";
 /// Field of the dynamic metadata that carries the settle token.
 pub(super) const TOKEN_KEY: &str = "settle";
 /// Under which Envoy keeps what our answers on the response path say, if it is told to receive it.
@@ -49,7 +49,6 @@ pub(super) fn seen(entry: &LogEntry) -> Option<(Bytes, Seen)> {
 
 /// What settling has to know of an answer, as fields of [`OUTCOME_NAMESPACE`]: texts only, because numbers of metadata are
 /// floating. Envoy keeps them beside the settle token until the call ends, and [`seen`] reads them back.
-#[cfg_attr(not(test), expect(dead_code, reason = "the response phase sends it"))]
 pub(super) fn outcome_metadata(came: &Came) -> Struct {
     let mut out = Struct::default();
     out.push_text(KIND_KEY, came.kind.name());

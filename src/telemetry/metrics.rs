@@ -25,10 +25,6 @@ use prometheus_client::{
 
 use crate::quota::Ticket;
 
-mod quota;
-
-use quota::Quotas;
-
 /// Label of requests that are bound to no configured server.
 pub const UNKNOWN_SERVER: &str = "_unknown";
 /// Label of methods that are not in [`METHODS`].
@@ -125,6 +121,12 @@ macro_rules! label {
         }
     };
 }
+
+mod quota;
+mod responses;
+
+use quota::Quotas;
+pub use responses::{OpenResponse, RULES_MAX, ResponseOutcome, WithheldReason};
 
 label! {
     /// What became of an audit record.
@@ -339,6 +341,7 @@ pub struct Metrics {
     quotas: Quotas,
     requests: Requests,
     reservations: ByLabel<ReservationOutcome>,
+    responses: responses::Responses,
     settlements: ByLabel<SettlementOutcome>,
 }
 
@@ -364,6 +367,7 @@ impl Metrics {
             quotas: Quotas::new(),
             requests: Requests::new(),
             reservations: ByLabel::new(),
+            responses: responses::Responses::new(),
             settlements: ByLabel::new(),
         };
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -392,6 +396,7 @@ impl Metrics {
         registry.register("mcp_authz_quota_units", help, units);
         registry.register("mcp_authz_requests", "Decisions", m.requests);
         registry.register("mcp_authz_reservations", "Quota reservations by what became of them", m.reservations);
+        m.responses.register(registry);
         registry.register("mcp_authz_settlements", "Entries of Envoy's access log by what they settled", m.settlements);
         registry.register("process_start_time_seconds", "Unix time of the start of the process", started);
         registry.register_collector(Box::new(Resident));
@@ -442,7 +447,8 @@ impl Metrics {
 
     /// Takes over the names of the configured servers, at most as many as the configuration holds. Counts of names that stay
     /// are kept. Requests to any other server count as [`UNKNOWN_SERVER`].
-    pub fn set_servers<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+    pub fn set_servers<'a>(&self, names: impl IntoIterator<Item = &'a str> + Clone) {
+        self.responses.set_servers(names.clone());
         self.requests.set_servers(names);
     }
 
@@ -780,6 +786,12 @@ mod tests {
             "mcp_authz_quota_units counter",
             "mcp_authz_requests counter",
             "mcp_authz_reservations counter",
+            "mcp_authz_response_added_seconds histogram",
+            "mcp_authz_response_held_bytes gauge",
+            "mcp_authz_response_rule_hits counter",
+            "mcp_authz_response_streams gauge",
+            "mcp_authz_response_withheld counter",
+            "mcp_authz_responses counter",
             "mcp_authz_settlements counter",
             "process_start_time_seconds gauge",
             "process_resident_memory_bytes gauge",

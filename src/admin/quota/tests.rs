@@ -137,6 +137,7 @@ impl<L: Ledger> Rig<L> {
         let headers = headers.unwrap();
         let message = mcp_authz_core::mcp::Message::read(&document, &headers, versions).unwrap();
         let case = Case {
+            known: mcp_authz_core::pins::Known::Off,
             policy: grant.policy().and_then(|id| snapshot.policy(id)).map(AsRef::as_ref),
             principal: grant.principal(),
             server: "a",

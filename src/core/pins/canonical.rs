@@ -64,7 +64,7 @@ impl fmt::Debug for Digest {
 }
 
 /// Depth is bounded by the parser's limits, so recursion is.
-pub(super) fn push_value(out: &mut String, value: Value<'_>) {
+pub(crate) fn push_value(out: &mut String, value: Value<'_>) {
     match value.kind() {
         Kind::Array => {
             out.push('[');

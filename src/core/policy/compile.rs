@@ -78,7 +78,6 @@ const PLANNED: &[&str] = &[
     "quantifier",
     "refund_on",
     "resources",
-    "schema_from",
     "who",
 ];
 
@@ -106,7 +105,7 @@ fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -
     let counters = counters.map(|cursor| Counters::read(&cursor, version)).unwrap_or_default();
     let mut compiler = Compiler { version, compat, policy: source.id.into(), counters, conditions: 0, patterns: 0 };
     let hidden = top.optional("hide").map(|cursor| read_hide(&cursor)).unwrap_or_default();
-    let limits = compiler.all_tools(&top);
+    let (limits, schema_from) = compiler.all_tools(&top);
     #[expect(clippy::disallowed_types, reason = "looked up, never iterated")]
     let mut tools: HashMap<Box<str>, Entry> = HashMap::new();
     let mut tool_count = 0usize;
@@ -126,7 +125,7 @@ fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -
     }
     compiler.counters.warn();
     let hides_all = hidden.contains("*");
-    if default == Some("allow") && tools.is_empty() && hidden.is_empty() && limits.is_empty() {
+    if default == Some("allow") && tools.is_empty() && hidden.is_empty() && limits.is_empty() && !schema_from {
         root.warn("the policy allows everything", None);
     }
     tools.extend(hidden.iter().filter(|name| **name != "*").map(|name| (Box::from(*name), Entry::Hidden)));
@@ -140,6 +139,7 @@ fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -
         tools,
         tool_count,
         limits,
+        schema_from,
     })
 }
 
@@ -198,25 +198,27 @@ struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    fn all_tools(&mut self, top: &Fields<'a>) -> Box<[Limit]> {
-        let keys = top.optional("all_tools").and_then(|cursor| self.fields(&cursor, &["limits"]));
-        let Some(cursor) = keys.and_then(|all| all.optional("limits")) else { return Box::default() };
-        self.limits(&cursor, Place::AllTools, &[])
+    fn all_tools(&mut self, top: &Fields<'a>) -> (Box<[Limit]>, bool) {
+        let Some(all) = top.optional("all_tools").and_then(|cursor| self.fields(&cursor, &["limits"], SINCE_2)) else {
+            return (Box::default(), false);
+        };
+        let limits = all.optional("limits").map(|cursor| self.limits(&cursor, Place::AllTools, &[]));
+        (limits.unwrap_or_default(), reads_schema(&all))
     }
 
     fn tool(&mut self, cursor: &Cursor<'a>, name: &str, shared: &[Limit]) -> Option<Tool> {
-        let keys = self.fields(cursor, &["require", "deny_if", "limits"])?;
+        let keys = self.fields(cursor, &["require", "deny_if", "limits"], SINCE_2)?;
         let require = keys.optional("require").map(|rules| self.rules(&rules, Section::Require)).unwrap_or_default();
         let deny_if = keys.optional("deny_if").map(|rules| self.rules(&rules, Section::DenyIf)).unwrap_or_default();
         let limits = keys.optional("limits").map(|limits| self.limits(&limits, Place::Tool(name), shared));
         if let Some(rules) = keys.optional("deny_if") {
             warn_of_unguarded(&rules, &require, &deny_if);
         }
-        Some(Tool { require, deny_if, limits: limits.unwrap_or_default() })
+        Some(Tool { require, deny_if, limits: limits.unwrap_or_default(), schema_from: reads_schema(&keys) })
     }
 
-    fn fields(&self, cursor: &Cursor<'a>, known: &[&str]) -> Option<Fields<'a>> {
-        fields_since(cursor, self.version, known, &[])
+    fn fields(&self, cursor: &Cursor<'a>, known: &[&str], since_2: &[&str]) -> Option<Fields<'a>> {
+        fields_since(cursor, self.version, known, since_2)
     }
 
     fn rules(&mut self, cursor: &Cursor<'a>, section: Section) -> Box<[Conditions]> {
@@ -226,7 +228,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn rule(&mut self, cursor: &Cursor<'a>, section: Section) -> Option<Conditions> {
-        let keys = self.fields(cursor, &["conditions", "on_deny"])?;
+        let keys = self.fields(cursor, &["conditions", "on_deny"], &[])?;
         let on_deny = read_message(&keys);
         let list = keys.required("conditions")?;
         let items = list.items()?;
@@ -244,7 +246,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn condition(&mut self, cursor: &Cursor<'a>, section: Section) -> Option<Condition> {
-        let keys = self.fields(cursor, &["path", "op", "value"])?;
+        let keys = self.fields(cursor, &["path", "op", "value"], &[])?;
         let path = keys.required("path").and_then(|path| read_path(&path));
         let operator = keys.required("op").and_then(|op| op.one_of(super::value::OPERATORS));
         let value = keys.required("value");
@@ -281,6 +283,14 @@ fn warn_of_unguarded(cursor: &Cursor<'_>, require: &[Conditions], deny_if: &[Con
             );
         }
     }
+}
+
+/// Keys of a tool that only version 2 has.
+const SINCE_2: &[&str] = &["schema_from"];
+
+/// Whether arguments are held against the schema that the server gave.
+fn reads_schema(keys: &Fields<'_>) -> bool {
+    keys.optional("schema_from").and_then(|cursor| cursor.one_of(&["server"])).is_some()
 }
 
 /// The keys of a map that is new in version 2.

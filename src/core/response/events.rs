@@ -55,8 +55,12 @@ struct Out<'c> {
 
 impl<'c> Out<'c> {
     fn pass(&mut self, piece: Cow<'c, [u8]>) {
+        let rest = self.chunk.get(self.same..).unwrap_or_default();
         match (&self.bytes, piece) {
-            (None, Cow::Borrowed(piece)) => self.same = self.same.saturating_add(piece.len()),
+            // Not if something before it was left out: then the piece stands where something else stood.
+            (None, Cow::Borrowed(piece)) if rest.as_ptr() == piece.as_ptr() => {
+                self.same = self.same.saturating_add(piece.len());
+            }
             (_, piece) => self.push(&piece),
         }
     }
