@@ -12,6 +12,8 @@ mod guide;
 mod operators;
 #[path = "readme/quotas.rs"]
 mod quotas;
+#[path = "readme/responses.rs"]
+mod responses;
 #[path = "readme/samples.rs"]
 mod samples;
 #[path = "readme/tables.rs"]
