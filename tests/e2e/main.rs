@@ -26,6 +26,8 @@ mod harness;
 #[cfg(test)]
 mod headers;
 #[cfg(test)]
+mod hidden;
+#[cfg(test)]
 mod processor;
 #[cfg(test)]
 mod response;
@@ -33,5 +35,9 @@ mod response;
 mod sdk;
 #[cfg(test)]
 mod settle;
+#[cfg(test)]
+mod settle_answer;
+#[cfg(test)]
+mod settle_body;
 #[cfg(test)]
 mod upstreams;
