@@ -33,7 +33,7 @@ let staying = false;
 /** The complete lines of a file that is still written to. */
 const lines = path => (existsSync(path) ? readFileSync(path, 'utf8').split('\n').slice(0, -1) : []);
 
-/** The next audit line that `fits`, once it is there; those of the handshake and of lists are passed over. */
+/** The next audit line that `fits`, once it is there; those of the handshake, of lists and of responses are passed over. */
 async function nextAuditLine(fits) {
   return until('waiting for an audit line', () => {
     const all = lines(paths.audit);
@@ -90,7 +90,7 @@ async function call(client, tool, args, expected) {
   const result = await client.callTool({ name: tool, arguments: args }, undefined, { timeout: CALL_MS });
   const text = (result.content ?? []).map(part => part.text ?? `<${part.type}>`).join('\n');
   say(`   ${result.isError ? red('denied') : green('result')}    ${shown(text)}`);
-  const line = await nextAuditLine(record => record.method === 'tools/call');
+  const line = await nextAuditLine(record => record.method === 'tools/call' && record.event === undefined);
   showAudit(line);
   const record = JSON.parse(line);
   const allowed = expected.rule === undefined;
