@@ -21,6 +21,8 @@ enum Command {
     Eval(command::eval::Args),
     /// Make, list and revoke grants.
     Grant(command::grant::Args),
+    /// Show what the rules of a policy for results make of one.
+    Mask(command::mask::Args),
     /// See where counters stand, and set them back.
     Quota(command::quota::Args),
     /// Answer Envoy.
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Check(args) => command::check::run(args, &mut io::stdout(), &mut io::stderr()),
         Command::Eval(args) => command::eval::run(args, &mut io::stdout(), &mut io::stderr()),
         Command::Grant(args) => command::grant::run(args, &mut io::stdout(), &mut io::stderr()),
+        Command::Mask(args) => command::mask::run(&args, &mut io::stdin().lock(), &mut io::stdout(), &mut io::stderr()),
         Command::Quota(args) => {
             command::quota::run(&args, &mut io::stdin().lock(), &mut io::stdout(), &mut io::stderr())
         }
