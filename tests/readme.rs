@@ -12,6 +12,8 @@ mod guide;
 mod operators;
 #[path = "readme/quotas.rs"]
 mod quotas;
+#[path = "readme/results.rs"]
+mod results;
 #[path = "readme/samples.rs"]
 mod samples;
 #[path = "readme/tables.rs"]
