@@ -14,6 +14,8 @@ mod operators;
 mod quotas;
 #[path = "readme/responses.rs"]
 mod responses;
+#[path = "readme/results.rs"]
+mod results;
 #[path = "readme/samples.rs"]
 mod samples;
 #[path = "readme/tables.rs"]
