@@ -5,6 +5,7 @@
 
 mod ledger;
 mod read;
+mod response;
 mod shown;
 
 use std::{
@@ -21,6 +22,7 @@ use mcp_authz_core::{
 };
 
 pub use ledger::{Engine, Ledger};
+pub use response::Response;
 
 use crate::{
     envoy::server::Endpoint,
@@ -54,6 +56,8 @@ pub struct Config {
     pub admin: Admin,
     /// Where counters are kept.
     pub ledger: Ledger,
+    /// What becomes of responses.
+    pub response: Response,
     /// What is legal and probably not meant.
     pub warnings: Vec<Defect>,
 }
@@ -227,6 +231,7 @@ const SECTIONS: &[&str] = &[
     "log",
     "admin",
     "ledger",
+    "response",
 ];
 
 impl Config {

@@ -2,6 +2,7 @@
 
 pub mod check;
 mod logged;
+mod process;
 mod respond;
 pub mod server;
 pub mod tls;

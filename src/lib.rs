@@ -11,6 +11,7 @@ pub mod envoy;
 pub mod files;
 pub mod pins;
 pub mod quota;
+pub mod response;
 pub mod settle;
 pub mod snapshot;
 pub mod state;

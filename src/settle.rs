@@ -9,7 +9,7 @@ use mcp_authz_core::{
     audit::Settlement,
     ledger::{Finish, Finished, Span, Speaker},
     quota::Mode,
-    settle::{Change, Facts, Plan, plan},
+    settle::{Change, Facts, Fate, Plan, plan},
 };
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -45,7 +45,7 @@ const AGE_MAX_MS: u64 = 7 * 86_400_000;
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// What Envoy says of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
     /// It has ended.
     Ended(Facts),
@@ -104,16 +104,19 @@ impl<L: Ledger> Settler<L> {
     async fn run(self: Arc<Self>, mut entries: mpsc::Receiver<(Box<[u8]>, Seen)>) {
         let places = Arc::new(Semaphore::new(STORE_CALLS_MAX));
         let mut calls = JoinSet::new();
-        let mut warned = None;
+        let mut warned = Warned::default();
         while let Some((token, seen)) = entries.recv().await {
             while calls.try_join_next().is_some() {}
             let token = match Token::read(&token, &self.ledger.keys()) {
                 Ok(token) => token,
                 Err(error) => {
-                    self.refuse(error, &mut warned);
+                    self.refuse(error, &mut warned.of_forged);
                     continue;
                 }
             };
+            if let Seen::Ended(facts) = &seen {
+                self.look_for_answer(&token, facts, &mut warned.of_unseen);
+            }
             let Some(work) = self.work(token, seen) else { continue };
             // No place, no next entry: the queue fills up and says so.
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -155,9 +158,9 @@ impl<L: Ledger> Settler<L> {
         };
         let without_change =
             if facts.fate.is_known() { SettlementOutcome::Confirmed } else { SettlementOutcome::Unknown };
-        let (how, outcome) = match plan(lines, &token.promises, facts) {
+        let (how, outcome) = match plan(lines, &token.promises, &token.names, &facts) {
             Plan::Keep => {
-                self.report(without_change, &token, facts);
+                self.report(without_change, &token, &facts);
                 return None;
             }
             Plan::RollBack => (Finish::RollBack(Speaker::Stream), SettlementOutcome::Refunded),
@@ -189,7 +192,7 @@ impl<L: Ledger> Settler<L> {
                 let outcome = match self.finish(&token, &how).await {
                     Ok(finished) => {
                         let outcome = came_to(finished, outcome);
-                        self.count(outcome, &token, &how);
+                        self.count(outcome, finished, &token, &how);
                         outcome
                     }
                     Err(error) => {
@@ -197,8 +200,23 @@ impl<L: Ledger> Settler<L> {
                         SettlementOutcome::Failed
                     }
                 };
-                self.report(outcome, &token, facts);
+                self.report(outcome, &token, &facts);
             }
+        }
+    }
+
+    /// Limits that settle by the body of the answer keep what was held if nobody looked at it. The first time it is said aloud,
+    /// because it is most likely an Envoy that does not show us answers.
+    fn look_for_answer(&self, token: &Token, facts: &Facts, warned: &mut bool) {
+        if facts.came.is_some() || !matches!(facts.fate, Fate::Answered(..500)) || !token.needs_body() {
+            return;
+        }
+        self.metrics.answer_unseen();
+        if !std::mem::replace(warned, true) {
+            tracing::warn!(
+                policy = &*token.policy,
+                "A call whose limits settle by the body of the answer ended without it; what was held for it stays. Does Envoy show answers to the ext_proc service, and is the namespace mcp_authz received? Said once; mcp_authz_answers_unseen_total counts."
+            );
         }
     }
 
@@ -223,7 +241,9 @@ impl<L: Ledger> Settler<L> {
     }
 
     /// What changed, by counter.
-    fn count(&self, outcome: SettlementOutcome, token: &Token, how: &Finish) {
+    fn count(&self, outcome: SettlementOutcome, finished: Finished, token: &Token, how: &Finish) {
+        // Of a hold that has run out nothing comes back, also beside a surplus.
+        let refers = matches!(finished, Finished::Now { .. });
         if !matches!(outcome, SettlementOutcome::Refunded | SettlementOutcome::Surplus) {
             return;
         }
@@ -234,7 +254,7 @@ impl<L: Ledger> Settler<L> {
             };
             let keeps =
                 matches!(line.mode, Mode::Gate) || (matches!(how, Finish::RollBack(_)) && line.mode == Mode::Attempt);
-            if actual < line.amount && !keeps {
+            if actual < line.amount && !keeps && refers {
                 let back = line.amount.saturating_sub(actual);
                 self.metrics.quota(&token.policy, name, QuotaOutcome::Refunded, back);
             } else if actual > line.amount && !keeps {
@@ -244,7 +264,7 @@ impl<L: Ledger> Settler<L> {
         }
     }
 
-    fn report(&self, outcome: SettlementOutcome, token: &Token, facts: Facts) {
+    fn report(&self, outcome: SettlementOutcome, token: &Token, facts: &Facts) {
         self.metrics.settlements(outcome, 1);
         let is_told = match outcome {
             SettlementOutcome::Confirmed
@@ -263,7 +283,7 @@ impl<L: Ledger> Settler<L> {
         }
     }
 
-    fn record(&self, outcome: SettlementOutcome, token: Option<&Token>, facts: Option<Facts>) {
+    fn record(&self, outcome: SettlementOutcome, token: Option<&Token>, facts: Option<&Facts>) {
         let record = Settlement {
             time_ms: self.clock.now_ms(),
             outcome: outcome.name(),
@@ -292,6 +312,13 @@ const fn came_to(finished: Finished, asked: SettlementOutcome) -> SettlementOutc
             SettlementOutcome::Expired
         }
     }
+}
+
+/// What was said aloud.
+#[derive(Default)]
+struct Warned {
+    of_forged: Option<Instant>,
+    of_unseen: bool,
 }
 
 /// What the store is asked about one reservation.

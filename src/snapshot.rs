@@ -36,6 +36,8 @@ pub struct Snapshot {
     bindings: Vec<Binding>,
     policies: BTreeMap<Arc<str>, Arc<Policy>>,
     grants: Grants,
+    /// Where each grant is, by label.
+    labels: BTreeMap<Arc<str>, usize>,
     /// By [`Grant::ordinal`].
     grant_policies: Vec<Option<Arc<Policy>>>,
     revision: Arc<str>,
@@ -128,6 +130,12 @@ impl Snapshot {
         self.policies.values()
     }
 
+    /// The grant of that label.
+    #[must_use]
+    pub fn grant(&self, label: &str) -> Option<&Grant> {
+        self.grants.iter().as_slice().get(*self.labels.get(label)?)
+    }
+
     /// Every grant, in an order that says nothing.
     pub fn grants(&self) -> std::slice::Iter<'_, Grant> {
         self.grants.iter()
@@ -142,7 +150,7 @@ impl Snapshot {
     }
 
     /// Every server's name in the order of the file.
-    pub fn server_names(&self) -> impl Iterator<Item = &str> {
+    pub fn server_names(&self) -> impl Iterator<Item = &str> + Clone {
         self.registry.servers().iter().map(|server| server.name().as_ref())
     }
 

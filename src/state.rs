@@ -3,15 +3,21 @@
 //! Owns the swap on reload. Files with defects never replace a good snapshot; whoever asks is told of them until they are
 //! mended. Writes no log: the caller gets the outcome and tells the world.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use arc_swap::{ArcSwap, Guard};
-use mcp_authz_core::document::Defect;
+use mcp_authz_core::{document::Defect, policy::Policy};
 
 use crate::{
     config::Paths,
     snapshot::{Loaded, Snapshot},
 };
+
+/// Policies that are kept after they were replaced, the latest first: responses to calls that they decided are still to come.
+pub const REPLACED_MAX: usize = 64;
 
 /// What is known about loading.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +54,7 @@ pub struct Reloaded {
 pub struct State {
     paths: Paths,
     current: ArcSwap<Snapshot>,
+    replaced: ArcSwap<VecDeque<Arc<Policy>>>,
     status: Mutex<Status>,
     /// Held while files are read, so that reloads follow one another.
     reloading: Mutex<()>,
@@ -69,7 +76,13 @@ impl State {
             warnings: warnings.clone(),
         };
         let current = ArcSwap::from_pointee(snapshot);
-        let state = Self { paths: paths.clone(), current, status: Mutex::new(status), reloading: Mutex::new(()) };
+        let state = Self {
+            paths: paths.clone(),
+            current,
+            replaced: ArcSwap::default(),
+            status: Mutex::new(status),
+            reloading: Mutex::new(()),
+        };
         Ok((state, warnings))
     }
 
@@ -77,6 +90,12 @@ impl State {
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Guard::into_inner(self.current.load())
+    }
+
+    /// Policies that were replaced or taken away, the latest first; at most [`REPLACED_MAX`].
+    #[must_use]
+    pub fn replaced(&self) -> Arc<VecDeque<Arc<Policy>>> {
+        Guard::into_inner(self.replaced.load())
     }
 
     /// What is known about loading.
@@ -122,11 +141,29 @@ impl State {
                 let changed = !snapshot.is_same(&self.current.load());
                 if changed {
                     status.loaded_at_ms = now_ms;
+                    self.retain(&snapshot);
                     self.current.store(Arc::new(snapshot));
                 }
                 Ok(Reloaded { changed, from, to, warnings })
             }
         }
+    }
+
+    /// Keeps what is about to be replaced. Before the swap, so that whoever misses a policy there finds it here.
+    fn retain(&self, next: &Snapshot) {
+        let now = self.current.load();
+        let stays =
+            |policy: &Arc<Policy>| next.policy(policy.id()).is_some_and(|next| next.digest() == policy.digest());
+        let gone: Vec<&Arc<Policy>> = now.policies().filter(|policy| !stays(policy)).collect();
+        if gone.is_empty() {
+            return;
+        }
+        let before = self.replaced.load();
+        // One that was put back into force and is replaced again stands here once.
+        let is_same = |a: &Policy, b: &Policy| a.id() == b.id() && a.digest() == b.digest();
+        let older = before.iter().filter(|policy| !gone.iter().any(|gone| is_same(gone, policy)));
+        let kept = gone.iter().copied().chain(older).take(REPLACED_MAX).cloned().collect();
+        self.replaced.store(Arc::new(kept));
     }
 }
 
@@ -190,6 +227,29 @@ mod tests {
         fs::write(folder.path().join("credentials/token"), "two\n").unwrap();
         let Reloaded { changed, from, to, .. } = state.reload(2).unwrap();
         assert_eq!((changed, from, header(&state).as_str()), (true, to, "two"));
+    }
+
+    #[test]
+    fn replaced_policies_are_kept_up_to_a_limit_the_latest_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::load(&files(folder.path()), 1).unwrap().0;
+        let write = |n: usize| {
+            let text = format!("version: '1'\ndefault: allow\nhide: [t{n}]\n");
+            fs::write(folder.path().join("policies/p.yaml"), text).unwrap();
+            state.reload(2).unwrap();
+            state.snapshot().policy("p").unwrap().digest().clone()
+        };
+        let digests: Vec<_> = (0..=REPLACED_MAX).map(write).collect();
+        let replaced = || state.replaced().iter().map(|policy| policy.digest().clone()).collect::<Vec<_>>();
+        // The very first one, and all but the one in force: one too many.
+        let expected: Vec<_> = digests.iter().rev().skip(1).cloned().collect();
+        assert_eq!(replaced(), expected, "the first is gone, {REPLACED_MAX} are left");
+        write(REPLACED_MAX - 1);
+        assert_eq!(replaced().len(), REPLACED_MAX);
+        write(REPLACED_MAX);
+        assert_eq!(replaced().first(), digests.get(REPLACED_MAX - 1), "back in force and replaced again");
+        assert_eq!(replaced().iter().filter(|digest| Some(*digest) == digests.get(REPLACED_MAX - 1)).count(), 1);
+        assert!(!state.reload(3).unwrap().changed && replaced().len() == REPLACED_MAX);
     }
 
     #[test]

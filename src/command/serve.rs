@@ -30,12 +30,13 @@ use crate::{
     config::{self, Config, Limits, Paths},
     engine::Engine,
     envoy::{
-        check::{Adapter, LiveSettings, Settings as CheckSettings},
+        check::{Adapter, After, LiveSettings, Settings as CheckSettings},
         server::{Drained, Event, Observer, Server, Settings as ServerSettings},
         tls::{Tls, TlsSettings},
     },
-    pins::desk::PinDesk,
-    quota::{any::AnyLedger, desk::LedgerDesk},
+    pins::{Pinboard, desk::PinDesk},
+    quota::{Ledger as _, any::AnyLedger, desk::LedgerDesk},
+    response::{self, Responses},
     settle::Settler,
     snapshot::Snapshot,
     state::{Reloaded, State},
@@ -159,7 +160,9 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
     let reloads = tokio::spawn(reloader.run());
     let (settlements, settling) = settler(&config, &ledger, &clock, &metrics, &audit).start();
     let settling = tokio::spawn(settling);
-    let adapter = Adapter::new(engine, Arc::clone(&state), clock, metrics, Arc::clone(&audit), settings, settlements)
+    let responses = responses(&state, &ledger, &pins.board, &clock, &metrics, &audit);
+    let after = After { settlements, responses };
+    let adapter = Adapter::new(engine, Arc::clone(&state), clock, metrics, Arc::clone(&audit), settings, after)
         .with_pins(Arc::clone(&pins.board));
     health.serving().await;
     tracing::info!(revision = state.snapshot().revision(), "Ready.");
@@ -188,6 +191,20 @@ async fn close_audit(audit: Arc<AuditSink>) {
     if let Ok(Err(error)) = written {
         tracing::error!(error = chain(&error), "Audit records were lost at the end.");
     }
+}
+
+/// Who judges responses.
+fn responses(
+    state: &Arc<State>,
+    ledger: &Arc<AnyLedger>,
+    pins: &Arc<Pinboard>,
+    clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
+    audit: &Arc<AuditSink>,
+) -> Arc<Responses> {
+    let (ledger, pins) = (Arc::clone(ledger), Arc::clone(pins));
+    let (state, clock, audit) = (Arc::clone(state), Arc::clone(clock), Arc::clone(audit));
+    Arc::new(Responses::new(state, move || ledger.keys(), pins, clock, metrics.clone(), audit))
 }
 
 /// Who ends reservations by what Envoy's access log tells.
@@ -260,6 +277,7 @@ async fn bind(config: &Config, tls: Option<Arc<Tls>>, metrics: &Metrics) -> Resu
     let settings = ServerSettings {
         message_bytes_max: config.limits.body_bytes_max.saturating_add(MESSAGE_HEADROOM_BYTES),
         drain: config.timeouts.drain,
+        process_streams_max: config.response.streams_max,
         ..ServerSettings::default()
     };
     let server = Server::bind(&config.listen.grpc, tls, settings, observer(metrics.clone())).await;
@@ -283,6 +301,12 @@ fn observer(metrics: Metrics) -> Observer {
             metrics.error(ErrorKind::Listener);
             tracing::warn!(?event, "A connection to the gRPC listener failed.");
         }
+        Event::ResponsePanicked => {
+            metrics.error(ErrorKind::Panic);
+            tracing::error!(
+                "The judgment of a response panicked, and the response was cut off: a defect of mcp-authz, please report it."
+            );
+        }
         Event::CheckPanicked => {
             metrics.error(ErrorKind::Panic);
             tracing::error!("A Check panicked and was denied: a defect of mcp-authz, please report it.");
@@ -295,7 +319,7 @@ fn observer(metrics: Metrics) -> Observer {
     })
 }
 
-/// What the configuration says of a single Check.
+/// What the configuration says of a single Check, and of a single response.
 fn check_settings(config: &Config) -> CheckSettings {
     CheckSettings {
         body: config.limits.json(),
@@ -304,6 +328,13 @@ fn check_settings(config: &Config) -> CheckSettings {
         check: config.timeouts.check,
         margin: config.timeouts.margin,
         accept_lossy_body: config.envoy.accept_lossy_body,
+        response: response::Settings {
+            recording: config.response.record,
+            limits: config.response.limits,
+            memory_bytes_max: config.response.memory_bytes_max,
+            // Envoy waits as long for an answer about a response as for a Check's.
+            patience: config.timeouts.check.saturating_sub(config.timeouts.margin),
+        },
     }
 }
 
@@ -385,6 +416,9 @@ impl Reloader {
         effective.timeouts.check = new.timeouts.check;
         effective.timeouts.margin = new.timeouts.margin;
         effective.envoy = new.envoy;
+        // The places for streams were made at the start.
+        let streams_max = effective.response.streams_max;
+        effective.response = config::Response { streams_max, ..new.response };
         if effective.to_json() != new.to_json() {
             tracing::warn!("The settings file has changes that take effect only at the next start.");
         }

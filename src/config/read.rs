@@ -8,7 +8,10 @@ use std::{
 
 use mcp_authz_core::document::{Cursor, Fields, quoted};
 
-use super::{Admin, Audit, Config, Envoy, Limits, Listen, Log, Paths, Timeouts, Tls, TlsClients, ledger::ledger};
+use super::{
+    Admin, Audit, Config, Envoy, Limits, Listen, Log, Paths, Timeouts, Tls, TlsClients, ledger::ledger,
+    response::response,
+};
 use crate::{
     envoy::server::Endpoint,
     telemetry::{
@@ -36,6 +39,7 @@ pub(super) fn config(fields: &Fields<'_>, folder: &Path) -> Option<Config> {
     let log = log(fields);
     let admin = admin(fields, folder);
     let ledger = ledger(fields, folder);
+    let response = response(fields);
     plaintext?;
     Some(Config {
         listen: listen?,
@@ -48,6 +52,7 @@ pub(super) fn config(fields: &Fields<'_>, folder: &Path) -> Option<Config> {
         log: log?,
         admin: admin?,
         ledger: ledger?,
+        response: response?,
         warnings: Vec::new(),
     })
 }
@@ -232,7 +237,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    fn number(&self, key: &str, default: u64, min: u64, max: u64) -> Option<u64> {
+    pub(super) fn number(&self, key: &str, default: u64, min: u64, max: u64) -> Option<u64> {
         self.optional(key).map_or(Some(default), |value| value.u64_in(&(min..=max)))
     }
 

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{Config, ledger};
+use super::{Config, ledger, response};
 use crate::telemetry::{
     audit::Sink,
     log::{self, Level},
@@ -64,6 +64,7 @@ impl Config {
                 "buffer_bytes_max": self.audit.buffer_bytes_max,
             },
             "ledger": ledger::shown(&self.ledger),
+            "response": response::shown(&self.response),
             "admin": { "token_file": self.admin.token_file.as_deref().map(text) },
             "log": {
                 "level": match self.log.level {

@@ -18,6 +18,7 @@ const SEP_2643: &str = "\"io.modelcontextprotocol/authorization\":{\"reason\":\"
 const CODE_DENIED: i32 = -31403;
 const CODE_IDENTITY: i32 = -31401;
 const CODE_UNAVAILABLE: i32 = -31503;
+const CODE_WITHHELD: i32 = -31502;
 
 /// What the refused request was, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,9 @@ pub struct Context<'a> {
     pub requested_version: Option<&'a str>,
     /// The versions that the server serves.
     pub versions: &'a [ProtocolVersion],
+    /// The tool of a call that is answered as if the server had none of that name; see
+    /// [`judge::is_concealed`](crate::judge::is_concealed).
+    pub unknown_tool: Option<&'a str>,
 }
 
 /// An HTTP response.
@@ -108,6 +112,9 @@ fn family(reason: Reason) -> Family {
 #[must_use]
 pub fn answer(denial: &Denial, context: &Context<'_>) -> Answer {
     let writer = Writer { denial, context };
+    if let (Asked::ToolCall, Some(tool)) = (context.asked, context.unknown_tool) {
+        return writer.unknown_tool(tool);
+    }
     match (family(denial.reason), context.asked) {
         (Family::Identity, _) => writer.challenge(),
         (Family::Policy | Family::Unavailable, Asked::NoAnswer) => writer.dropped(),
@@ -124,6 +131,75 @@ pub fn answer(denial: &Denial, context: &Context<'_>) -> Answer {
         }
         (Family::Protocol(status, code), _) => writer.error(status, code),
     }
+}
+
+/// An answer of the server's that must not pass on.
+#[derive(Clone, Copy, Debug)]
+pub struct Withheld<'a> {
+    /// [`Asked::ToolCall`], or anything else for a request that gets an error.
+    pub asked: Asked,
+    /// The request's id exactly as written; `None` for a stream that nobody asked by a message.
+    pub id: Option<&'a str>,
+    /// Why: the name of a closed set.
+    pub reason: &'static str,
+    /// Text for the agent. Holds no value of the answer.
+    pub text: &'a str,
+    /// Digest of the policy.
+    pub policy_digest: &'a str,
+}
+
+/// Builds the JSON text that stands in the place of such an answer. Without the assertion of SEP-2643, since what was asked may
+/// have been done.
+#[must_use]
+pub fn withheld(withheld: &Withheld<'_>) -> String {
+    let text = format!("[POLICY WITHHELD] {}", withheld.text);
+    let (mut body, end) = match (withheld.asked, withheld.id) {
+        (Asked::ToolCall, Some(id)) => (tool_result_start(id, &text), "],\"_meta\":{"),
+        (_, id) => (error_start(id, CODE_WITHHELD, &text), ",\"data\":{"),
+    };
+    body.push_str(end);
+    body.push('"');
+    body.push_str(DECISION_KEY);
+    body.push_str("\":{\"decision\":\"withhold\",\"reason\":");
+    push_json_string(&mut body, withheld.reason);
+    body.push_str(",\"policy_digest\":");
+    push_json_string(&mut body, withheld.policy_digest);
+    body.push_str("}}}}");
+    body
+}
+
+/// A failed result of `tools/call`, up to the end of the first text of its content.
+fn tool_result_start(id: &str, text: &str) -> String {
+    let mut body = String::with_capacity(512);
+    body.push_str("{\"jsonrpc\":\"2.0\",\"id\":");
+    body.push_str(id);
+    body.push_str(
+        ",\"result\":{\"resultType\":\"complete\",\"isError\":true,\"content\":[{\"type\":\"text\",\"text\":",
+    );
+    push_json_string(&mut body, text);
+    body.push('}');
+    body
+}
+
+/// A JSON-RPC error, up to the end of its message.
+fn error_start(id: Option<&str>, code: i32, message: &str) -> String {
+    let mut body = String::with_capacity(384);
+    body.push_str("{\"jsonrpc\":\"2.0\"");
+    // The 2026-07-28 schema makes an error's id optional; `null` makes clients of both languages fail.
+    if let Some(id) = id {
+        body.push_str(",\"id\":");
+        body.push_str(id);
+    }
+    body.push_str(",\"error\":{\"code\":");
+    body.push_str(&code.to_string());
+    body.push_str(",\"message\":");
+    push_json_string(&mut body, message);
+    body
+}
+
+/// The headers of every answer with a body.
+fn plain_headers() -> Vec<(&'static str, String)> {
+    vec![("content-type", "application/json".to_owned()), ("cache-control", "no-store".to_owned())]
 }
 
 struct Writer<'a> {
@@ -164,14 +240,7 @@ impl Writer<'_> {
 
     fn tool_result(&self, prefix: &str) -> Answer {
         let Some(id) = self.context.id else { return self.error(400, -32600) };
-        let mut body = String::with_capacity(512);
-        body.push_str("{\"jsonrpc\":\"2.0\",\"id\":");
-        body.push_str(id);
-        body.push_str(
-            ",\"result\":{\"resultType\":\"complete\",\"isError\":true,\"content\":[{\"type\":\"text\",\"text\":",
-        );
-        push_json_string(&mut body, &format!("{prefix}{}", self.denial.message));
-        body.push('}');
+        let mut body = tool_result_start(id, &format!("{prefix}{}", self.denial.message));
         if let Some(seconds) = self.retry_after_s() {
             body.push_str(",{\"type\":\"text\",\"text\":");
             push_json_string(&mut body, &format!("Try again in {seconds} s."));
@@ -190,17 +259,7 @@ impl Writer<'_> {
     }
 
     fn error(&self, status: u16, code: i32) -> Answer {
-        let mut body = String::with_capacity(384);
-        body.push_str("{\"jsonrpc\":\"2.0\"");
-        // The 2026-07-28 schema makes an error's id optional; `null` makes clients of both languages fail.
-        if let Some(id) = self.context.id {
-            body.push_str(",\"id\":");
-            body.push_str(id);
-        }
-        body.push_str(",\"error\":{\"code\":");
-        body.push_str(&code.to_string());
-        body.push_str(",\"message\":");
-        push_json_string(&mut body, &self.denial.message);
+        let mut body = error_start(self.context.id, code, &self.denial.message);
         body.push_str(",\"data\":{");
         if self.denial.reason == Reason::UnsupportedVersion {
             self.push_versions(&mut body);
@@ -219,9 +278,21 @@ impl Writer<'_> {
         answer
     }
 
+    /// What a server says of a tool that it does not have (specification, "Tools", "Error Handling"), and nothing else: whoever
+    /// tries out names must not tell what is hidden from what is not there.
+    fn unknown_tool(&self, tool: &str) -> Answer {
+        let Some(id) = self.context.id else { return self.error(400, -32600) };
+        let mut body = String::with_capacity(128);
+        body.push_str("{\"jsonrpc\":\"2.0\",\"id\":");
+        body.push_str(id);
+        body.push_str(",\"error\":{\"code\":-32602,\"message\":");
+        push_json_string(&mut body, &format!("Unknown tool: {tool}"));
+        body.push_str("}}");
+        Answer { status: 200, headers: plain_headers(), body }
+    }
+
     fn finish(&self, status: u16, body: String) -> Answer {
-        let mut headers =
-            vec![("content-type", "application/json".to_owned()), ("cache-control", "no-store".to_owned())];
+        let mut headers = plain_headers();
         if let Some(seconds) = self.retry_after_s() {
             headers.push(("retry-after", seconds.to_string()));
         }
@@ -296,6 +367,7 @@ mod tests {
         resource_metadata: Some("https://h/.well-known/oauth-protected-resource/mcp"),
         requested_version: Some("1900-01-01"),
         versions: &[ProtocolVersion::V2025_11_25, ProtocolVersion::V2026_07_28],
+        unknown_tool: None,
     };
 
     fn denial(reason: Reason) -> Denial {

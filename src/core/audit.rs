@@ -1,5 +1,5 @@
-//! The audit records: one JSON line per decision, argument keys only, never a value or a token; and one per settlement that
-//! changed a count or left a doubt.
+//! The audit records: one JSON line per decision, argument keys only, never a value or a token; one per settlement that
+//! changed a count or left a doubt; and one per response that was looked at.
 
 use crate::decision::Reason;
 use crate::json::Value;
@@ -8,8 +8,10 @@ use crate::settle::Facts;
 use crate::text::{push_json_string_cut, push_number, push_padded};
 
 mod operator;
+mod response;
 
 pub use operator::{Act, CounterName, OperatorRecord, PinAct, PinRecord};
+pub use response::ResponseRecord;
 
 /// Argument keys that one record names.
 pub const KEYS_MAX: usize = 64;
@@ -110,7 +112,7 @@ pub struct Settlement<'a> {
     /// From the closed set of the metrics.
     pub outcome: &'static str,
     /// What Envoy said; `None` where its word could not be taken.
-    pub facts: Option<Facts>,
+    pub facts: Option<&'a Facts>,
     /// Name of the reservation; `stream_id` of the decision, unless Envoy gave none.
     pub reservation: Option<&'a str>,
     /// First bytes of the digest of the policy that decided; zeros for none.
@@ -133,6 +135,7 @@ impl Settlement<'_> {
             text(out, "fate", Some(facts.fate.name()));
             out.push_str(",\"attempts\":");
             push_number(out, u64::from(facts.attempts));
+            text(out, "answer", facts.came.as_ref().map(|came| came.kind.name()));
         }
         text(out, "reservation", self.reservation);
         if let Some(policy) = self.policy.filter(|policy| *policy != [0; 8]) {
@@ -292,7 +295,7 @@ mod tests {
         let mut settlement = Settlement {
             time_ms: 1_781_604_300_007,
             outcome: "refunded",
-            facts: Some(Facts { fate: Fate::NotSent, attempts: 1 }),
+            facts: Some(&Facts { fate: Fate::NotSent, attempts: 1, came: None }),
             reservation: Some("9264854546074171864"),
             policy: Some([0x0a, 0xff, 0, 1, 2, 3, 4, 5]),
             issued_ms: Some(1_781_604_300_000),

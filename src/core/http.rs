@@ -263,9 +263,14 @@ fn all(bytes: &[u8], test: impl Fn(u8) -> bool) -> bool {
 
 /// `application/json` with no parameter but `charset=utf-8`.
 fn is_json_utf8(content_type: &str) -> bool {
+    is_utf8_of(content_type, "application/json")
+}
+
+/// That media type, with no parameter but `charset=utf-8`.
+pub(crate) fn is_utf8_of(content_type: &str, media_type: &str) -> bool {
     let mut parts = content_type.split(';').map(|part| part.trim_matches([' ', '\t']));
     let essence = parts.next().unwrap_or_default();
-    essence.eq_ignore_ascii_case("application/json")
+    essence.eq_ignore_ascii_case(media_type)
         && parts.all(|parameter| {
             let (name, value) = parameter.split_once('=').unwrap_or_default();
             let value = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(value);

@@ -193,6 +193,12 @@ impl<'a> Document<'a> {
         Value { document: self, index: 0 }
     }
 
+    /// The whole text, white space included.
+    #[must_use]
+    pub fn text(&self) -> &'a str {
+        self.text
+    }
+
     /// Bytes of the whole text, white space included.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -240,6 +246,14 @@ impl<'d> Value<'d> {
             span.end = span.end.saturating_add(1);
         }
         self.document.slice(span)
+    }
+
+    /// Where the value stands in the text, quotes included.
+    #[must_use]
+    pub fn range(self) -> std::ops::Range<usize> {
+        let node = self.node();
+        let quote = usize::from(node.kind == Kind::String);
+        widen(node.value.start).saturating_sub(quote)..widen(node.value.end).saturating_add(quote)
     }
 
     /// Byte offset of the value in the text.

@@ -1,6 +1,6 @@
 //! A policy applied to one message: which part of the policy answers for which method.
 
-use crate::decision::{Decision, Denial, Reason, Rule};
+use crate::decision::{Class, Decision, Denial, Reason, Rule};
 use crate::mcp::{Body, Group, Message, Method, is_plain_tool_name};
 use crate::pins::Known;
 use crate::policy::{Call, Policy, no_policy};
@@ -30,9 +30,7 @@ pub fn judge_pinned(
     match message.body {
         Body::ToolCall(call) => {
             let name = call.name();
-            // A name outside the specification's alphabet can be read as another one by an upstream that trims or
-            // normalizes; only a policy that spells it out may let it pass.
-            if !is_plain_tool_name(&name) && !policy.names_tool(&name) {
+            if !is_unmistakable(policy, &name) {
                 return Decision::Deny(Denial {
                     reason: Reason::DefaultDeny,
                     rule: Rule::built_in("(default deny)"),
@@ -55,6 +53,37 @@ pub fn judge_pinned(
     }
 }
 
+/// Whether a list may show the tool: some call of it by that caller could pass [`judge`].
+#[must_use]
+pub fn is_tool_visible(policy: &Policy, who: &Principal, name: &str) -> bool {
+    is_unmistakable(policy, name) && policy.is_visible(who, name)
+}
+
+/// Whether a list may show what that method asks for by name: a request of it could pass [`judge`].
+#[must_use]
+pub fn is_named_visible(policy: &Policy, method: Method) -> bool {
+    matches!(judge_method(policy, method), Decision::Proceed(_))
+}
+
+/// A name outside the specification's alphabet can be read as another one by an upstream that trims or normalizes; only a policy
+/// that spells it out may let it pass.
+fn is_unmistakable(policy: &Policy, name: &str) -> bool {
+    is_plain_tool_name(name) || policy.names_tool(name)
+}
+
+/// Whether a refused call of that tool is answered as if the server had no such tool: where the policy says so, and no list
+/// shows the tool to the caller. Audit and metrics keep the true reason.
+///
+/// A tool that the policy lists is no secret to whoever sees it, so its other refusals stay as they are.
+#[must_use]
+pub fn is_concealed(policy: Option<&Policy>, who: &Principal, tool: &str, reason: Reason) -> bool {
+    policy.is_some_and(|policy| {
+        policy.hides_as_unknown()
+            && reason.class() == Class::Policy
+            && (matches!(reason, Reason::DefaultDeny | Reason::Hidden) || !is_tool_visible(policy, who, tool))
+    })
+}
+
 fn judge_method(policy: &Policy, method: Method) -> Decision {
     match method.group() {
         Group::Handshake | Group::List | Group::Notification => Decision::Proceed(Vec::new()),
@@ -68,3 +97,6 @@ fn judge_method(policy: &Policy, method: Method) -> Decision {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests;

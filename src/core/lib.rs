@@ -26,4 +26,5 @@ pub mod selftest;
 pub mod server;
 pub mod settle;
 pub mod splice;
+pub mod sse;
 pub mod text;

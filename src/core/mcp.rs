@@ -338,7 +338,7 @@ fn is_date(text: &str) -> bool {
         && text.bytes().enumerate().all(|(i, b)| if matches!(i, 4 | 7) { b == b'-' } else { b.is_ascii_digit() })
 }
 
-type Fault = (Reason, &'static str);
+pub(crate) type Fault = (Reason, &'static str);
 
 struct Reader<'r> {
     headers: &'r Headers<'r>,
@@ -566,7 +566,7 @@ fn sound_id(id: Value<'_>) -> Result<&str, Fault> {
     }
 }
 
-fn sound_name(name: Value<'_>) -> Result<(), Fault> {
+pub(crate) fn sound_name(name: Value<'_>) -> Result<(), Fault> {
     let text = name.as_str().ok_or((Reason::MalformedShape, "the name must be a string"))?;
     if text.is_empty() || text.len() > NAME_BYTES_MAX {
         return Err((Reason::MalformedShape, "the name must be 1 to 4096 bytes long"));
@@ -611,7 +611,7 @@ fn check_subscriptions(params: Option<Value<'_>>) -> Result<(), Fault> {
 /// Refuses a member whose name some parser takes for one of `known` although it is spelled otherwise: Go's decoder
 /// compares under simple case folding, in which U+017F is an s and U+212A is a k (CVE-2026-27896); Java ignores case with
 /// U+0130 and U+0131 for an i; and decoders exist that skip `_` and `-`, or take the snake case of a name as well.
-fn refuse_twins(object: Value<'_>, known: &[&str]) -> Result<(), Fault> {
+pub(crate) fn refuse_twins(object: Value<'_>, known: &[&str]) -> Result<(), Fault> {
     for (key, _) in object.members() {
         if !known.contains(&&*key) && known.iter().any(|name| folds_to(&key, name)) {
             return Err((Reason::MalformedKeyFold, "a member name differs from a protocol name in spelling only"));

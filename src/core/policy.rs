@@ -22,6 +22,7 @@ mod fingerprint;
 mod limit;
 mod listing;
 mod terms;
+mod usage;
 mod value;
 mod window;
 
@@ -67,6 +68,7 @@ pub struct Policy {
     default: Unlisted,
     compat: Compat,
     hides_all: bool,
+    hides_as_unknown: bool,
     #[expect(clippy::disallowed_types, reason = "looked up; whoever lists them sorts them")]
     tools: HashMap<Box<str>, Entry>,
     tool_count: usize,
@@ -159,6 +161,12 @@ impl Policy {
         self.default == Unlisted::Allow
     }
 
+    /// Whether a call of a tool that the caller cannot see is answered as if the server had no such tool.
+    #[must_use]
+    pub fn hides_as_unknown(&self) -> bool {
+        self.hides_as_unknown
+    }
+
     /// How many tools have an entry under `tools`.
     #[must_use]
     pub fn tool_count(&self) -> usize {
@@ -212,6 +220,28 @@ impl Policy {
         let all = || own.iter().chain(&*self.limits);
         let counters = all().fold(0_usize, |count, limit| count.saturating_add(limit.charges_of(who)));
         counters <= LINES_MAX && all().all(|limit| limit.can_pass(who))
+    }
+
+    /// Whether a list could lose anything for some caller. Names outside the specification's alphabet do not count: a policy that
+    /// hides nothing has nothing to hide in them, and that calls of them are refused is for the caller to see.
+    #[must_use]
+    pub fn may_hide(&self) -> bool {
+        let never = Principal { groups: Arc::default(), ..Principal::of_grant("") };
+        let may_fail = |own: &[Limit]| {
+            let charges = own.len().saturating_add(self.limits.len());
+            charges > LINES_MAX || own.iter().any(|limit| !limit.can_pass(&never))
+        };
+        !self.default_allows()
+            || self.hides_all
+            || may_fail(&[])
+            || self.limits.iter().any(|limit| !limit.can_pass(&never) || limit.counter.scope.has(limit::Part::Group))
+            || self.tools.values().any(|entry| match entry {
+                Entry::Hidden => true,
+                Entry::Listed(tool) => {
+                    may_fail(&tool.limits)
+                        || tool.limits.iter().any(|limit| limit.counter.scope.has(limit::Part::Group))
+                }
+            })
     }
 
     /// Judges one `tools/call` and tells what every step and condition said of it. Shows values of the policy and types

@@ -131,13 +131,49 @@ pub enum CountOn {
 
 /// Outcomes that give units back although the server may have run the call. All off unless the author asks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "a set of words of the policy language")]
 pub struct RefundOn {
+    /// The answer was a result with `isError: true`.
+    pub is_error: bool,
+    /// The answer was a JSON-RPC error by which the request was not executed.
+    pub protocol_error: bool,
     /// The connection to the server broke after the request was sent.
     pub reset: bool,
     /// Envoy gave up waiting.
     pub timeout: bool,
     /// The server answered with a status of 500 or above.
     pub upstream_5xx: bool,
+}
+
+impl RefundOn {
+    /// Whether the body of the answer has a say.
+    #[must_use]
+    pub const fn needs_body(self) -> bool {
+        self.is_error || self.protocol_error
+    }
+
+    /// Whether nothing else has.
+    #[must_use]
+    pub const fn is_of_body_only(self) -> bool {
+        self.needs_body() && !(self.reset || self.timeout || self.upstream_5xx)
+    }
+}
+
+/// Where the units of a call come from once it is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Actual {
+    /// From the bytes of the answer.
+    Bytes {
+        /// Decimal places: a byte is `10^scale` units. At most [`SCALE_MAX`](crate::number::SCALE_MAX).
+        scale: u8,
+        /// Units that a call costs at least.
+        min: u64,
+    },
+    /// They were known before: what was held is what it costs.
+    #[default]
+    Held,
+    /// From a number in the result, which [`Policy::usage`](crate::policy::Policy::usage) reads.
+    Usage,
 }
 
 /// What a limit does when its counter cannot be asked.
@@ -181,10 +217,20 @@ pub struct Terms {
     pub count_on: CountOn,
     /// Outcomes that give the units back all the same.
     pub refund_on: RefundOn,
+    /// Where the units come from once the call is answered.
+    pub actual: Actual,
     /// What happens when the counter cannot be asked.
     pub on_unavailable: OnUnavailable,
     /// What happens to units that nobody settled.
     pub on_expiry: OnExpiry,
+}
+
+impl Terms {
+    /// Whether a call cannot be settled without the body of its answer.
+    #[must_use]
+    pub fn needs_body(&self) -> bool {
+        self.refund_on.needs_body() || self.actual != Actual::Held
+    }
 }
 
 /// Units to hold against one counter while the call runs.

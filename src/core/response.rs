@@ -1,17 +1,32 @@
 //! What becomes of a response: which part of it concerns us, piece by piece, and what goes out instead.
 //!
 //! A state machine over the bytes of one response. It is told the head, then chunks cut anywhere; it answers each with bytes.
-//! It never asks, waits or keeps more than [`Limits`] allows.
+//! It never asks, waits or keeps more than [`Limits`] allows. What goes out does not depend on where the chunks were cut.
+//!
+//! What cannot be judged does not pass. In the place of an answer stands a readable one with the right id, so that nobody waits
+//! for what will never come; in the place of any other event, a comment. Where nothing is to be judged but only recorded, every
+//! byte passes at once and a copy is read.
 
 use std::sync::Arc;
 
 use crate::{
-    mask::{Findings, MaskKey},
-    mcp::{Era, Method},
+    mask::{Findings, MaskKey, ResultRules},
+    mcp::{Era, Group, Method},
     pins::{Sighting, View},
     policy::Policy,
     principal::Principal,
 };
+
+mod events;
+mod head;
+mod judge;
+mod list;
+mod whole;
+
+use events::Events;
+use head::Framing;
+use judge::Judge;
+use whole::Whole;
 
 /// What a response is held to: made from the request's ticket.
 #[derive(Clone, Debug)]
@@ -100,7 +115,20 @@ pub enum Step {
 /// The body of one response, under way.
 #[derive(Debug)]
 pub struct Exchange {
+    judge: Judge,
+    body: Body,
     report: Report,
+}
+
+/// How the body is read.
+#[derive(Debug)]
+enum Body {
+    /// A stream of events.
+    Events(Events),
+    /// Nothing more of it may pass: it ended, or its end was brought forward.
+    Over,
+    /// One text, held to its end.
+    Whole(Whole),
 }
 
 /// What became of a response.
@@ -118,8 +146,14 @@ pub struct Report {
     pub unapproved: u32,
     /// What the policy's rules did.
     pub findings: Findings,
-    /// Why the answer was withheld, or an event dropped.
+    /// Tools that were shown although their definition is not approved.
+    pub reported: u32,
+    /// Events that were dropped.
+    pub dropped: u32,
+    /// Why the answer was withheld, or else why the first event was dropped.
     pub withheld: Option<Withheld>,
+    /// Why the answer could not be read, where it was only to be recorded and passed all the same.
+    pub unread: Option<Withheld>,
 }
 
 /// What the answer to a request was.
@@ -167,38 +201,174 @@ pub enum Withheld {
     Pins,
 }
 
+impl Withheld {
+    /// Every reason, in declaration order.
+    pub const ALL: &'static [Self] = &[
+        Self::Blocked,
+        Self::Encoding,
+        Self::MediaType,
+        Self::Json,
+        Self::Events,
+        Self::Shape,
+        Self::Size,
+        Self::Pins,
+    ];
+
+    /// The name in metrics, audit records and answers.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Blocked => "blocked",
+            Self::Encoding => "encoding",
+            Self::Events => "events",
+            Self::Json => "json",
+            Self::MediaType => "media_type",
+            Self::Pins => "pins",
+            Self::Shape => "shape",
+            Self::Size => "size",
+        }
+    }
+
+    /// What the agent is told where the policy says nothing of its own.
+    #[must_use]
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::Blocked => "A rule of the policy withholds this answer.",
+            Self::Encoding => "The server's answer is compressed, so it could not be checked. Ask the operator.",
+            Self::Events => "The server's answer is not a sound stream of events. Ask the operator.",
+            Self::Json => "The server's answer is not sound JSON. Ask the operator.",
+            Self::MediaType => "The server's answer is neither JSON nor a stream of events. Ask the operator.",
+            Self::Pins => "The approved definitions of this server's tools cannot be read now. Ask the operator.",
+            Self::Shape => "The server's answer is not an answer to this request. Ask the operator.",
+            Self::Size => "The server's answer is too large. Ask for less, or ask the operator.",
+        }
+    }
+}
+
+/// What of a response concerns a policy. With neither, it is only recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Concern {
+    /// Lists lose what may not be used.
+    pub lists: bool,
+    /// Rules look at results.
+    pub results: bool,
+}
+
+impl Concern {
+    /// What a response to that request has to be held to. The one place that says so, for the request's phase too.
+    #[must_use]
+    pub fn of(policy: &Policy, asked: &Asked, has_pins: bool) -> Self {
+        let results = !rules_of(policy, asked).is_empty();
+        let may_list = match asked {
+            Asked::Request(method) => method.group() == Group::List,
+            Asked::Stream => true,
+            Asked::Call(_) => false,
+        };
+        // Where a response is read anyway, a list in it is no less a list than elsewhere.
+        let lists = (may_list || results) && (has_pins || policy.may_hide());
+        Self { lists, results }
+    }
+
+    /// Whether nothing is to be changed, whatever comes.
+    #[must_use]
+    pub const fn is_none(self) -> bool {
+        !self.lists && !self.results
+    }
+}
+
+/// The rules for what comes back. What a task brings is the result of a call whose tool is not known any more; a method that is
+/// no call has the rules for everything, which are those of a tool without a name.
+fn rules_of<'p>(policy: &'p Policy, asked: &Asked) -> ResultRules<'p> {
+    match asked {
+        Asked::Call(tool) => policy.results(Some(tool)),
+        Asked::Request(
+            Method::SubscriptionsListen
+            | Method::TasksCancel
+            | Method::TasksGet
+            | Method::TasksList
+            | Method::TasksResult
+            | Method::TasksUpdate,
+        )
+        | Asked::Stream => policy.results(None),
+        Asked::Request(_) => policy.results(Some("")),
+    }
+}
+
 impl Exchange {
     /// Looks at the head of a response.
+    ///
+    /// A body that concerns nobody, and one that is only to be recorded and cannot be read, passes; of a response without a
+    /// body there is nothing to judge.
     #[must_use]
     pub fn begin(job: Job, head: &Head<'_>) -> Begun {
-        let _ = (job, head);
-        Begun::Pass
+        let judge = Judge::new(job);
+        match Framing::of(head, &judge) {
+            Framing::Nothing => Begun::Pass,
+            Framing::Unreadable(_) if judge.only_records() => Begun::Pass,
+            Framing::Unreadable(why) => {
+                let mut report = Report::default();
+                let text = judge.withheld(why, None, &mut report);
+                Begun::Withheld(text, Box::new(report))
+            }
+            Framing::Events => {
+                let body = Body::Events(Events::new(judge.job.limits.bytes_max));
+                Begun::Body(Box::new(Self { judge, body, report: Report::default() }))
+            }
+            Framing::Whole(form) => {
+                let body = Body::Whole(Whole::new(form, head));
+                Begun::Body(Box::new(Self { judge, body, report: Report::default() }))
+            }
+        }
     }
 
-    /// Takes the next chunk; `is_end` with the last one, which may be empty.
+    /// Takes the next chunk; `is_end` with the last one, which may be empty. What comes after the end is dropped.
     #[must_use]
     pub fn chunk(&mut self, chunk: &[u8], is_end: bool) -> Step {
-        let _ = (chunk, is_end);
-        Step::Same
+        self.report.bytes = self.report.bytes.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+        let only_records = self.judge.only_records();
+        let step = match &mut self.body {
+            Body::Events(events) => events.chunk(chunk, is_end, &mut self.judge, &mut self.report),
+            Body::Over => Step::of(chunk, Vec::new()),
+            Body::Whole(whole) => whole.chunk(chunk, is_end, &mut self.judge, &mut self.report),
+        };
+        self.rest(&step);
+        if only_records { Step::Same } else { step }
     }
 
-    /// Goes on after [`Step::Record`], with the pins as they are now; `None` if they could not be recorded.
+    /// Goes on after [`Step::Record`], with the pins as they are now; `None` if they could not be recorded. May answer with
+    /// another [`Step::Record`] if the chunk held more than one list.
     #[must_use]
     pub fn recorded(&mut self, pins: Option<View>) -> Step {
-        drop(pins);
-        Step::Same
+        let step = match &mut self.body {
+            Body::Events(events) => events.recorded(pins, &mut self.judge, &mut self.report),
+            Body::Over => Step::Bytes(Vec::new()),
+            Body::Whole(whole) => whole.recorded(pins, &mut self.judge, &mut self.report),
+        };
+        self.rest(&step);
+        step
     }
 
     /// Bytes that are held back now, for a bound on all responses together.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        0
+        match &self.body {
+            Body::Events(events) => events.held_bytes(),
+            Body::Over => 0,
+            Body::Whole(whole) => whole.held_bytes(),
+        }
     }
 
-    /// Gives the response up because there is no room for it: what goes out in its place.
+    /// Gives up what is held because there is no room for it. To be called after [`Exchange::chunk`]: what it answers goes out
+    /// behind what that answered.
     #[must_use]
     pub fn give_up(&mut self) -> Step {
-        Step::Same
+        let step = match &mut self.body {
+            Body::Events(events) => events.give_up(&mut self.judge, &mut self.report),
+            Body::Over => Step::Bytes(Vec::new()),
+            Body::Whole(whole) => whole.give_up(&self.judge, &mut self.report),
+        };
+        self.rest(&step);
+        if self.judge.only_records() { Step::Bytes(Vec::new()) } else { step }
     }
 
     /// What became of it so far.
@@ -206,4 +376,26 @@ impl Exchange {
     pub fn report(&self) -> &Report {
         &self.report
     }
+
+    /// Lets the body go once nothing more of it can pass.
+    fn rest(&mut self, step: &Step) {
+        let is_over = match &self.body {
+            Body::Events(events) => events.is_over(),
+            Body::Over => true,
+            Body::Whole(whole) => whole.is_over(),
+        };
+        if is_over && !matches!(step, Step::Record(_)) {
+            self.body = Body::Over;
+        }
+    }
 }
+
+impl Step {
+    /// The bytes that go out for a chunk.
+    fn of(chunk: &[u8], bytes: Vec<u8>) -> Self {
+        if bytes == chunk { Self::Same } else { Self::Bytes(bytes) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

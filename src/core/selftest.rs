@@ -12,6 +12,7 @@ use crate::json::Limits;
 use crate::json::Value;
 use crate::text::push_json_string;
 
+mod answer;
 mod run;
 mod store;
 

@@ -2,10 +2,16 @@
 //!
 //! Units come back only where it is certain that the server never got a byte, or where the limit asks for it. Everything
 //! else, and whatever is not known, stays spent: a call that ran must never be free.
+//!
+//! What the body of the answer said counts in full only where the server's status agrees with it. In every doubt it can only
+//! add to what was held.
+
+use std::sync::Arc;
 
 use crate::ledger::{Line, Span};
-use crate::number::AMOUNT_MAX;
-use crate::quota::{CountOn, Mode, RefundOn};
+use crate::number::{AMOUNT_MAX, unit};
+use crate::quota::{Actual, CountOn, Mode, RefundOn, Terms};
+use crate::response::{Came, Kind};
 
 /// When a line counts; from the limit's terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +20,22 @@ pub struct Promise {
     pub count_on: CountOn,
     /// Outcomes that give units back all the same.
     pub refund_on: RefundOn,
+    /// Where the units come from once the call is answered.
+    pub actual: Actual,
+}
+
+impl Promise {
+    /// What the terms promise.
+    #[must_use]
+    pub const fn of(terms: &Terms) -> Self {
+        Self { count_on: terms.count_on, refund_on: terms.refund_on, actual: terms.actual }
+    }
+
+    /// Whether it cannot be kept without the body of the answer.
+    #[must_use]
+    pub fn needs_body(&self) -> bool {
+        self.refund_on.needs_body() || self.actual != Actual::Held
+    }
 }
 
 /// What became of a call, as far as Envoy can tell. Variants are exclusive.
@@ -59,12 +81,23 @@ impl Fate {
 }
 
 /// One call that has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     /// What became of it.
     pub fate: Fate,
     /// How often Envoy may have sent it; 0 counts as 1.
     pub attempts: u32,
+    /// What its answer was; `None` where the answer was not looked at, or not seen whole.
+    pub came: Option<Came>,
+}
+
+impl Facts {
+    /// What the answer was, if the status agrees that the server gave one. A status of 500 or above says that it failed, and
+    /// without a status of its own nobody knows what became of the answer that was seen.
+    fn answer(&self) -> Option<&Came> {
+        let agrees = matches!(self.fate, Fate::Answered(..500));
+        self.came.as_ref().filter(|_| agrees)
+    }
 }
 
 /// What has to be done about a reservation whose call has ended.
@@ -94,9 +127,9 @@ pub enum Change {
     Surplus,
 }
 
-/// Maps the facts to what has to be done.
+/// Maps the facts to what has to be done. `names` are those of the lines' counters, under which usage is told.
 #[must_use]
-pub fn plan(lines: &[Line], promises: &[Promise], facts: Facts) -> Plan {
+pub fn plan(lines: &[Line], promises: &[Promise], names: &[Arc<str>], facts: &Facts) -> Plan {
     let mut actual = Vec::with_capacity(lines.len());
     let (mut refunds, mut surplus, mut kept, mut asks) = (false, false, false, false);
     for (index, line) in lines.iter().enumerate() {
@@ -106,7 +139,8 @@ pub fn plan(lines: &[Line], promises: &[Promise], facts: Facts) -> Plan {
             actual.push(line.amount);
             continue;
         }
-        let units = promises.get(index).map_or(line.amount, |promise| units(line, *promise, facts));
+        let name = names.get(index).map_or("", |name| name);
+        let units = promises.get(index).map_or(line.amount, |promise| units(line, *promise, name, facts));
         actual.push(units);
         asks |= line.release;
         refunds |= units < line.amount;
@@ -127,23 +161,53 @@ pub fn plan(lines: &[Line], promises: &[Promise], facts: Facts) -> Plan {
 }
 
 /// What one line came to.
-fn units(line: &Line, promise: Promise, facts: Facts) -> u64 {
-    let times = match (line.mode, facts.fate) {
-        (Mode::Gate, _) | (_, Fate::NotSent) => 1,
-        // Each attempt may have run.
-        (Mode::Attempt | Mode::Consume | Mode::Track, _) => u64::from(facts.attempts.max(1)),
+fn units(line: &Line, promise: Promise, name: &str, facts: &Facts) -> u64 {
+    let earlier = match (line.mode, facts.fate) {
+        (Mode::Gate, _) | (_, Fate::NotSent) => 0,
+        // Each attempt may have run, and only the last one is known.
+        (Mode::Attempt | Mode::Consume | Mode::Track, _) => u64::from(facts.attempts.saturating_sub(1)),
     };
-    match line.mode {
-        Mode::Consume | Mode::Track if refunded(promise, facts.fate) => 0,
+    let last = match line.mode {
         // What was tried was tried, however it ended.
-        Mode::Attempt | Mode::Consume | Mode::Gate | Mode::Track => {
-            line.amount.saturating_mul(times).min(AMOUNT_MAX.max(line.amount))
-        }
+        Mode::Attempt | Mode::Gate => line.amount,
+        Mode::Consume | Mode::Track if refunded(promise, facts.fate) => return 0,
+        Mode::Consume | Mode::Track => last(line, promise, name, facts),
+    };
+    line.amount.saturating_mul(earlier).saturating_add(last).min(AMOUNT_MAX.max(line.amount))
+}
+
+/// What the last attempt came to.
+fn last(line: &Line, promise: Promise, name: &str, facts: &Facts) -> u64 {
+    let Some(came) = &facts.came else { return line.amount };
+    let measured = match (promise.actual, facts.fate) {
+        // It never got there, so nothing can have come back.
+        (Actual::Held, _) | (_, Fate::NotSent) => None,
+        (Actual::Bytes { scale, min }, _) => Some(came.bytes.saturating_mul(unit(scale)).max(min)),
+        (Actual::Usage, _) => usage(came, name),
+    };
+    let measured = measured.unwrap_or(line.amount);
+    match facts.answer() {
+        Some(answer) if returned(promise.refund_on, answer.kind) => 0,
+        Some(_) => measured,
+        None => measured.max(line.amount),
+    }
+}
+
+/// What was told for that counter. Told twice, the larger counts.
+fn usage(came: &Came, name: &str) -> Option<u64> {
+    came.usage.iter().filter(|(counter, _)| **counter == *name).map(|(_, units)| *units).max()
+}
+
+const fn returned(refund_on: RefundOn, kind: Kind) -> bool {
+    match kind {
+        Kind::ProtocolError => refund_on.protocol_error,
+        Kind::ToolError => refund_on.is_error,
+        Kind::Ok | Kind::ServerError => false,
     }
 }
 
 fn refunded(promise: Promise, fate: Fate) -> bool {
-    let Promise { count_on, refund_on } = promise;
+    let Promise { count_on, refund_on, .. } = promise;
     let needs_success = count_on == CountOn::Success;
     match fate {
         Fate::NotSent => count_on != CountOn::Admitted,

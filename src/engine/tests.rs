@@ -5,8 +5,8 @@ use std::sync::Arc;
 use mcp_authz_core::{
     ledger::machine::Bounds,
     quota::{
-        Calendar, CountOn, CounterKey, Fingerprint, Measure, Mode, OnExpiry, OnUnavailable, RefundOn, Terms, Unit,
-        Weekday, Zone,
+        Actual, Calendar, CountOn, CounterKey, Fingerprint, Measure, Mode, OnExpiry, OnUnavailable, RefundOn, Terms,
+        Unit, Weekday, Zone,
     },
 };
 
@@ -28,6 +28,7 @@ fn charge(measure: Measure, amount: u64, max: u64, disclose: bool) -> Charge {
         disclose,
         count_on: CountOn::Forwarded,
         refund_on: RefundOn::default(),
+        actual: Actual::default(),
         on_unavailable: OnUnavailable::Deny,
         on_expiry: OnExpiry::Keep,
     };

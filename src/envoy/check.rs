@@ -21,6 +21,7 @@ use mcp_authz_core::{
     decision::{Denial, Reason},
     http::{HeaderLimits, Headers, Method as HttpMethod, OWN_PREFIX, Repeats, plain_path},
     json::{Document, Limits, Value},
+    judge::is_concealed,
     mcp::{Body, Era, Message, Method, ProtocolVersion},
     pins::Known,
     policy::Policy,
@@ -29,8 +30,10 @@ use mcp_authz_core::{
 use tokio::time::Instant;
 
 use super::{
-    logged, respond,
-    server::{Answered, CallMeta, Check, Owed},
+    logged,
+    process::{self, Processor, Warned},
+    respond,
+    server::{Answered, CallMeta, Check, Owed, Process, Room},
     wire::{CheckRequest, HttpRequest, Struct, log::LogEntry},
 };
 use crate::{
@@ -39,6 +42,7 @@ use crate::{
     engine::{Case, Engine, Permit},
     pins::Pinboard,
     quota::{Ledger, Reservation, token::Token},
+    response::{self, Responses, Session, Ticket, need::need, ticket::digest_prefix},
     settle::Settlements,
     snapshot::{BoundServer, Caller, Snapshot},
     state::State,
@@ -66,6 +70,8 @@ pub struct Settings {
     pub margin: Duration,
     /// Judge `body`, in which Envoy has replaced bytes that are not UTF-8, where `raw_body` is missing.
     pub accept_lossy_body: bool,
+    /// Bounds and switches of the response phase.
+    pub response: response::Settings,
 }
 
 /// Settings that may change while requests run; each request takes them once. Clones share them.
@@ -100,15 +106,26 @@ pub struct Adapter<L: Ledger> {
     audit: Arc<AuditSink>,
     settings: LiveSettings,
     settlements: Settlements,
+    responses: Arc<Responses>,
     pins: Option<Arc<Pinboard>>,
     in_flight: AtomicUsize,
     warned_of_lossy_body: AtomicBool,
+    warned_of_responses: Arc<Warned>,
 }
 
 impl<L: Ledger> fmt::Debug for Adapter<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Adapter").field("settings", &self.settings.now()).finish_non_exhaustive()
     }
+}
+
+/// What looks after a request that was let go.
+#[derive(Debug)]
+pub struct After {
+    /// Takes what Envoy's access log says.
+    pub settlements: Settlements,
+    /// Judges the response.
+    pub responses: Arc<Responses>,
 }
 
 /// What is known of a request so far; all that answer, audit record and metrics may name.
@@ -125,6 +142,8 @@ struct Trail<'a> {
     request_id: Option<&'a str>,
     stream_id: Option<&'a str>,
     requested_version: Option<&'a str>,
+    /// The signed ticket of the response, if that has to be looked at.
+    ticket: Option<String>,
 }
 
 impl Default for Trail<'_> {
@@ -141,6 +160,7 @@ impl Default for Trail<'_> {
             request_id: None,
             stream_id: None,
             requested_version: None,
+            ticket: None,
         }
     }
 }
@@ -148,6 +168,12 @@ impl Default for Trail<'_> {
 impl<'a> Trail<'a> {
     fn policy(&self) -> Option<&'a Policy> {
         self.caller.and_then(|caller| caller.policy).map(AsRef::as_ref)
+    }
+
+    /// The tool of the call, if its refusal must not tell that it exists.
+    fn concealed_tool(&self, reason: Reason) -> Option<&str> {
+        let who = self.caller?.principal;
+        self.tool.as_deref().filter(|tool| is_concealed(self.policy(), who, tool, reason))
     }
 
     fn server_name(&self) -> Option<&'a str> {
@@ -187,6 +213,11 @@ impl<L: Ledger> Check for Adapter<L> {
     fn log_lost(&self, entries: u64) {
         self.settlements.lost(entries);
     }
+
+    fn process(&self, room: Room) -> impl Process {
+        let session = Session::new(&self.responses, self.settings.now().response);
+        Processor::new(session, room, self.metrics.clone(), Arc::clone(&self.warned_of_responses))
+    }
 }
 
 /// The reservation of a call on its way out with the answer.
@@ -206,7 +237,7 @@ impl<L: Ledger> Adapter<L> {
         metrics: Metrics,
         audit: Arc<AuditSink>,
         settings: impl Into<LiveSettings>,
-        settlements: Settlements,
+        After { settlements, responses }: After,
     ) -> Self {
         Self {
             engine,
@@ -216,9 +247,11 @@ impl<L: Ledger> Adapter<L> {
             audit,
             settings: settings.into(),
             settlements,
+            responses,
             pins: None,
             in_flight: AtomicUsize::new(0),
             warned_of_lossy_body: AtomicBool::new(false),
+            warned_of_responses: Arc::default(),
         }
     }
 
@@ -282,14 +315,16 @@ impl<'a, L: Ledger> Run<'a, L> {
         let (Some(server), Some(caller)) = (trail.server, trail.caller) else {
             return Err(Denial::built_in(Reason::Internal));
         };
+        let name = server.server.name();
+        let policy = caller.policy.map(AsRef::as_ref);
         // Taken after reading, so that the refusal can carry the id; reading is bounded by the limits on the body.
         let Some(_place) = self.adapter.enter(self.settings.checks_in_flight_max) else {
             return Err(Denial::built_in(Reason::Overload));
         };
         let case = Case {
-            policy: caller.policy.map(AsRef::as_ref),
+            policy,
             principal: caller.principal,
-            server: server.server.name(),
+            server: name,
             message: message.as_ref(),
             known: self.adapter.known(server.server),
             stream_id: trail.stream_id.unwrap_or_default(),
@@ -298,7 +333,41 @@ impl<'a, L: Ledger> Run<'a, L> {
         };
         let permit = self.adapter.engine.check(&case, server.credential).await?;
         // Past the deadline Envoy throws answers away now and then; a permit dropped here gives its units back.
-        if Instant::now() >= self.deadline { Err(Denial::built_in(Reason::Deadline)) } else { Ok(permit) }
+        if Instant::now() >= self.deadline {
+            return Err(Denial::built_in(Reason::Deadline));
+        }
+        let has_pins = server.server.tools().is_some();
+        if let Some(asked) = need(policy, message.as_ref(), has_pins, self.settings.response.recording) {
+            trail.ticket = Some(self.ticket(asked, caller, name, trail)?);
+        }
+        Ok(permit)
+    }
+
+    /// The ticket of the response.
+    ///
+    /// # Errors
+    /// There can be none, so that nobody could judge the response: the request must not go.
+    fn ticket(
+        &self,
+        asked: mcp_authz_core::response::Asked,
+        caller: Caller<'_>,
+        server: &Arc<str>,
+        trail: &Trail<'_>,
+    ) -> Result<String, Denial> {
+        let ticket = Ticket {
+            issued_ms: self.now_ms,
+            server: Arc::clone(server),
+            policy: caller.policy.map(|policy| Arc::clone(policy.id())).unwrap_or_default(),
+            policy_digest: caller.policy.map(|policy| digest_prefix(policy.digest())).unwrap_or_default(),
+            grant: Arc::clone(&caller.principal.grant),
+            id: (asked != mcp_authz_core::response::Asked::Stream).then(|| trail.id.map(Box::from)).flatten(),
+            asked,
+            era: trail.era,
+            stream_id: trail.stream_id.map(Box::from),
+            request_id: trail.request_id.map(Box::from),
+        };
+        let text = "The names in this request are too long for its response to be checked";
+        ticket.sign(&self.adapter.engine.keys()).ok_or_else(|| Denial::with_message(Reason::MalformedRequest, text))
     }
 
     /// Everything up to the decision: facts, server, caller, message.
@@ -389,6 +458,7 @@ impl<'a, L: Ledger> Run<'a, L> {
             resource_metadata: trail.server.and_then(|server| server.server.resource_metadata()),
             requested_version: trail.requested_version,
             versions: trail.server.map_or(ProtocolVersion::ALL, |server| server.server.versions()),
+            unknown_tool: trail.concealed_tool(denial.reason),
         };
         respond::deny(answer(&denial, &context), metadata(trail, Some(&denial))).into()
     }
@@ -404,8 +474,14 @@ impl<'a, L: Ledger> Run<'a, L> {
                 None => self.adapter.metrics.settlements(SettlementOutcome::Dropped, 1),
             }
         }
+        let unread = trail.ticket.as_ref().map(|ticket| {
+            metadata.push_text(process::NEEDED_KEY, "1");
+            metadata.push_text(process::TICKET_KEY, ticket.as_str());
+            // A response that is compressed cannot be read, so the server must not be asked for one.
+            "accept-encoding"
+        });
         let (credential, reservation) = permit.hand_over();
-        let others = guarded_headers(request, self.snapshot.credential_headers());
+        let others = guarded_headers(request, self.snapshot.credential_headers()).chain(unread);
         let response = respond::allow(credential, others, metadata);
         match reservation {
             Some(reservation) => Answered::owing(response, reservation),

@@ -1,39 +1,110 @@
-//! From an entry of Envoy's access log to the facts that settle a reservation.
+//! From an entry of Envoy's access log to the facts that settle a reservation, and how what we saw of an answer gets there.
 //!
 //! Owns the translation only. What follows from the facts is `core::settle`'s.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use mcp_authz_core::settle::{Facts, Fate};
+use mcp_authz_core::{
+    number::AMOUNT_MAX,
+    policy::LIMITS_MAX,
+    response::{Came, Kind},
+    settle::{Facts, Fate},
+};
 use prost::Message as _;
 
-use super::wire::log::{LogCommon, LogEntry, LogFlags, LogStruct, LogText};
+use super::wire::{
+    Entry, Struct,
+    log::{LogCommon, LogEntry, LogFlags, LogStruct, LogText},
+};
 use crate::settle::Seen;
 
 /// Under which Envoy keeps the dynamic metadata of our answers, however the filter is called in its configuration.
-const NAMESPACE: &[u8] = b"envoy.filters.http.ext_authz";
+pub(super) const NAMESPACE: &[u8] = b"envoy.filters.http.ext_authz";
 /// Field of the dynamic metadata that carries the settle token.
 pub(super) const TOKEN_KEY: &str = "settle";
+/// Under which Envoy keeps what our answers on the response path say, if it is told to receive it.
+pub(super) const OUTCOME_NAMESPACE: &str = "mcp_authz";
+/// Counters that one answer may tell amounts of: those of the limits of one tool and of all tools.
+const USAGE_MAX: usize = 2 * LIMITS_MAX;
+/// Fields of [`OUTCOME_NAMESPACE`].
+const KIND_KEY: &str = "kind";
+const BYTES_KEY: &str = "bytes";
+const USAGE_KEY: &str = "usage";
 /// What `response_code_details` says of a response that the server made.
 const VIA_UPSTREAM: &[u8] = b"via_upstream";
 
 /// The token of an entry and what the entry says; `None` for entries that settle nothing.
 pub(super) fn seen(entry: &LogEntry) -> Option<(Bytes, Seen)> {
     let common = entry.common.as_ref()?;
+    let token = token(common)?;
     let seen = match (common.log_type, common.intermediate) {
         (LogCommon::END | LogCommon::UNSAID, false) => Seen::Ended(facts(entry, common)),
         (LogCommon::PERIODIC, _) | (LogCommon::UNSAID, true) => Seen::Running,
         // Logs of single attempts and of beginnings: the request goes on.
         _ => return None,
     };
-    Some((token(common)?, seen))
+    Some((token, seen))
+}
+
+/// What settling has to know of an answer, as fields of [`OUTCOME_NAMESPACE`]: texts only, because numbers of metadata are
+/// floating. Envoy keeps them beside the settle token until the call ends, and [`seen`] reads them back.
+pub(super) fn outcome_metadata(came: &Came) -> Struct {
+    let mut out = Struct::default();
+    out.push_text(KIND_KEY, came.kind.name());
+    out.push_text(BYTES_KEY, came.bytes.to_string());
+    if !came.usage.is_empty() {
+        // Names of counters have neither of the two signs.
+        let usage: Vec<String> = came.usage.iter().map(|(name, units)| format!("{name}={units}")).collect();
+        out.push_text(USAGE_KEY, usage.join(","));
+    }
+    out
+}
+
+/// What we saw of the answer. `None` for everything that we would not have written: a doubt about one field is a doubt about
+/// all.
+fn came(common: &LogCommon) -> Option<Came> {
+    let fields = fields(common, OUTCOME_NAMESPACE.as_bytes())?;
+    let text = |name: &str| {
+        let mut found = fields.iter().filter(|field| field.key == name.as_bytes());
+        let (value, None) = (found.next()?, found.next()) else { return Some(None) };
+        Some(LogText::decode(value.value.clone()).ok().map(|value| value.text))
+    };
+    let said = |name: &str| text(name)?.and_then(|text| String::from_utf8(text.into()).ok());
+    let usage = match text(USAGE_KEY) {
+        None => Vec::new(),
+        Some(_) => read_usage(&said(USAGE_KEY)?)?,
+    };
+    Some(Came { kind: Kind::parse(&said(KIND_KEY)?)?, bytes: read_number(&said(BYTES_KEY)?)?, usage })
+}
+
+fn read_usage(text: &str) -> Option<Vec<(Arc<str>, u64)>> {
+    let mut usage: Vec<(Arc<str>, u64)> = Vec::new();
+    for part in text.split(',') {
+        let (name, units) = part.split_once('=')?;
+        if name.is_empty() || usage.len() >= USAGE_MAX || usage.iter().any(|(known, _)| **known == *name) {
+            return None;
+        }
+        usage.push((Arc::from(name), read_number(units).filter(|units| *units <= AMOUNT_MAX)?));
+    }
+    Some(usage)
+}
+
+/// Digits alone: the parser of the standard library also takes a sign.
+fn read_number(text: &str) -> Option<u64> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
 fn token(common: &LogCommon) -> Option<Bytes> {
-    let namespaces = &common.metadata.as_ref()?.filter_metadata;
-    let ours = namespaces.iter().find(|entry| entry.key == NAMESPACE)?;
-    let fields = LogStruct::decode(ours.value.clone()).ok()?.fields;
-    let value = fields.into_iter().find(|field| field.key == TOKEN_KEY.as_bytes())?.value;
+    let value = fields(common, NAMESPACE)?.into_iter().find(|field| field.key == TOKEN_KEY.as_bytes())?.value;
     LogText::decode(value).ok().map(|value| value.text).filter(|text| !text.is_empty())
+}
+
+/// The fields of a namespace.
+fn fields(common: &LogCommon, namespace: &[u8]) -> Option<Vec<Entry>> {
+    let namespaces = &common.metadata.as_ref()?.filter_metadata;
+    let ours = namespaces.iter().find(|entry| entry.key == namespace)?;
+    LogStruct::decode(ours.value.clone()).ok().map(|fields| fields.fields)
 }
 
 fn facts(entry: &LogEntry, common: &LogCommon) -> Facts {
@@ -57,7 +128,7 @@ fn facts(entry: &LogEntry, common: &LogCommon) -> Facts {
     } else {
         Fate::Unanswered
     };
-    Facts { fate, attempts: common.upstream_attempts }
+    Facts { fate, attempts: common.upstream_attempts, came: came(common) }
 }
 
 /// Whether it is certain that no server got a byte. The times are those of the last attempt only, and one that failed to

@@ -22,19 +22,22 @@ pub use self::endpoint::{BindError, Endpoint, EndpointError};
 use self::endpoint::{Bound, SocketFile};
 use self::worker::{Pool, Shared};
 use crate::envoy::tls::{Refusal, Tls};
-use crate::envoy::wire::{self, CheckRequest, CheckResponse, log::LogEntry};
+use crate::envoy::wire::log::LogEntry;
+use crate::envoy::wire::process::{ProcessingRequest, ProcessingResponse};
+use crate::envoy::wire::{self, CheckRequest, CheckResponse};
 
 mod accept;
 mod call;
 mod endpoint;
 mod grpc;
 mod messages;
+mod process;
 mod worker;
 
 /// More worker threads than this are never useful to one sidecar.
 const WORKERS_MAX: usize = 8;
 
-/// What decides about requests.
+/// What decides about requests, and judges their responses.
 pub trait Check: Send + Sync + 'static {
     /// Decides. There is no error: what should not happen is a denial as well.
     ///
@@ -56,6 +59,44 @@ pub trait Check: Send + Sync + 'static {
     /// Told of entries that could not be read, or were more in one message than [`Settings::log_entries_max`].
     fn log_lost(&self, entries: u64) {
         let _ = entries;
+    }
+
+    /// Begins to judge one response. Must not wait.
+    fn process(&self, room: Room) -> impl Process {
+        let _ = room;
+        Unjudged
+    }
+}
+
+/// Whether a response may be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// Yes.
+    Given,
+    /// No: there are [`Settings::process_streams_max`] already. It is to be withheld.
+    None,
+}
+
+/// The judgment of one response, message by message.
+///
+/// It is dropped when the stream ends, whichever way; what must happen regardless belongs into a destructor.
+pub trait Process: Send + 'static {
+    /// Answers one message.
+    ///
+    /// # Errors
+    /// The response must not go on: Envoy cuts it off, or answers by a status of its own if nothing of it has left.
+    fn answer(
+        &mut self,
+        request: ProcessingRequest,
+    ) -> impl Future<Output = Result<ProcessingResponse, tonic::Status>> + Send;
+}
+
+/// Judges nothing, and so lets nothing pass.
+struct Unjudged;
+
+impl Process for Unjudged {
+    async fn answer(&mut self, _: ProcessingRequest) -> Result<ProcessingResponse, tonic::Status> {
+        Err(tonic::Status::unimplemented("responses are not judged here"))
     }
 }
 
@@ -117,6 +158,11 @@ pub struct Settings {
     pub log_entries_max: usize,
     /// Streams of access logs at once; Envoy opens one for each of its workers.
     pub log_streams_max: usize,
+    /// Longest message of a response in bytes. Envoy sends what it has read from a server at a time, at most what
+    /// `per_connection_buffer_limit_bytes` allows, 1 MiB by default.
+    pub process_message_bytes_max: usize,
+    /// Responses that are judged at once; more are withheld.
+    pub process_streams_max: usize,
     /// Longest list of gRPC metadata in bytes.
     pub metadata_bytes_max: u32,
     /// Open connections per listener; more are closed at once.
@@ -138,6 +184,8 @@ impl Default for Settings {
             log_message_bytes_max: 512 * 1024,
             log_entries_max: 4096,
             log_streams_max: 128,
+            process_message_bytes_max: 4 * 1024 * 1024,
+            process_streams_max: 4096,
             metadata_bytes_max: 64 * 1024,
             connections_max: 1024,
             handshake_timeout: Duration::from_secs(5),
@@ -166,6 +214,8 @@ pub enum Event {
     HandshakeRefused(Refusal),
     /// There were too many streams of access logs.
     LogStreamRefused,
+    /// The judgment of a response panicked; the response was cut off.
+    ResponsePanicked,
 }
 
 /// Is told about every [`Event`]; must be quick.

@@ -1,4 +1,5 @@
-//! The few protobuf messages of `envoy.service.auth.v3` that we read and write, by hand; those of access logs are in [`log`].
+//! The few protobuf messages of `envoy.service.auth.v3` that we read and write, by hand; those of access logs are in [`log`],
+//! those of responses in [`process`].
 //!
 //! They are wire-compatible with Envoy's own definitions: the same tags, fewer fields (what we do not read is skipped
 //! while decoding), and two deliberate differences of Rust type. First, text that somebody else controls is [`Bytes`],
@@ -14,6 +15,7 @@ use std::fmt;
 use bytes::Bytes;
 
 pub mod log;
+pub mod process;
 
 /// `grpc.health` and route name of the service that [`CheckRequest`] belongs to.
 pub const SERVICE: &str = "envoy.service.auth.v3.Authorization";

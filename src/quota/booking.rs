@@ -21,6 +21,7 @@ use super::{LedgerError, ReservationId};
 pub struct Keys {
     names: Hmac<Sha256>,
     tokens: Hmac<Sha256>,
+    masks: [u8; 32],
 }
 
 impl fmt::Debug for Keys {
@@ -30,15 +31,22 @@ impl fmt::Debug for Keys {
 }
 
 impl Keys {
-    /// Derives both keys from one secret.
+    /// Derives every key from one secret.
     #[must_use]
     pub fn derive(secret: &[u8; 32]) -> Self {
         let root = mac(secret);
         let key = |purpose: &[u8]| mac(&root.clone().chain_update(purpose).finalize().into_bytes());
-        Self { names: key(b"counter names 1"), tokens: key(b"settle tokens 1") }
+        let masks = root.clone().chain_update(b"masks 1").finalize().into_bytes().into();
+        Self { names: key(b"counter names 1"), tokens: key(b"settle tokens 1"), masks }
     }
 
-    /// Signs the bytes of a settle token.
+    /// The key under which values are hashed that a policy masks by `hash`: the same on all replicas of a store.
+    #[must_use]
+    pub const fn mask_key(&self) -> [u8; 32] {
+        self.masks
+    }
+
+    /// Signs the bytes of a settle token, or of the ticket of a response.
     #[must_use]
     pub fn sign(&self, bytes: &[u8]) -> [u8; 16] {
         first_16(self.tokens.clone().chain_update(bytes))

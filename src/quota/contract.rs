@@ -11,8 +11,8 @@ use mcp_authz_core::{
     ledger::{Attempt, Code, Finish, Finished, Reply, Speaker, Standing, ask::line},
     number::AMOUNT_MAX,
     quota::{
-        Calendar, Charge, CountOn, CounterKey, Fingerprint, Measure, Mode, OnExpiry, OnUnavailable, RefundOn, Terms,
-        Unit,
+        Actual, Calendar, Charge, CountOn, CounterKey, Fingerprint, Measure, Mode, OnExpiry, OnUnavailable, RefundOn,
+        Terms, Unit,
     },
 };
 use tokio::time::Instant;
@@ -110,6 +110,7 @@ pub(crate) fn charge(counter: &str, measure: Measure, amount: u64, max: u64) -> 
         disclose: false,
         count_on: CountOn::Forwarded,
         refund_on: RefundOn::default(),
+        actual: Actual::default(),
         on_unavailable: OnUnavailable::Deny,
         on_expiry: OnExpiry::Keep,
     };

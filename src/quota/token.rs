@@ -10,8 +10,8 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use mcp_authz_core::{
     decision::PolicyDigest,
     ledger::{Attempt, CounterId, Line, Span},
-    number::AMOUNT_MAX,
-    quota::{BUCKETS_MAX, CountOn, Fingerprint, LINES_MAX, Mode, RefundOn, Terms},
+    number::{AMOUNT_MAX, SCALE_MAX},
+    quota::{Actual, BUCKETS_MAX, CountOn, Fingerprint, LINES_MAX, Mode, RefundOn},
     settle::Promise,
 };
 
@@ -24,6 +24,9 @@ pub const NAME_BYTES_MAX: usize = 255;
 
 /// First byte of the format. Another version is another program's: during an upgrade its reservations stay as they are.
 const VERSION: u8 = 1;
+/// The format that also says what the body of the answer decides. Written only where it decides something, so that the other
+/// replicas of an upgrade go on settling all other calls.
+const VERSION_BODY: u8 = 2;
 /// Length of [`Keys::sign`]'s answer.
 const SIGNATURE_BYTES: usize = 16;
 
@@ -62,10 +65,9 @@ impl Token {
     /// The token of an open reservation.
     #[must_use]
     pub fn of(ticket: &Ticket, policy: Option<&PolicyDigest>, issued_ms: u64) -> Self {
-        let promise = |terms: &Arc<Terms>| Promise { count_on: terms.count_on, refund_on: terms.refund_on };
         Self {
             booking: Booking::clone(&ticket.booking),
-            promises: ticket.terms.iter().map(promise).collect(),
+            promises: ticket.terms.iter().map(|terms| Promise::of(terms)).collect(),
             names: ticket.terms.iter().map(|terms| Arc::clone(&terms.name)).collect(),
             // A caller has one policy, so all terms of a call are of the same.
             policy: ticket.terms.first().map(|terms| Arc::clone(&terms.policy)).unwrap_or_default(),
@@ -74,11 +76,18 @@ impl Token {
         }
     }
 
+    /// Whether the body of the answer has a say in it.
+    #[must_use]
+    pub fn needs_body(&self) -> bool {
+        self.promises.iter().any(Promise::needs_body)
+    }
+
     /// Signs it. `None` if it would be longer than [`TOKEN_BYTES_MAX`]: such a call cannot be settled, and stays spent.
     #[must_use]
     pub fn sign(&self, keys: &Keys) -> Option<String> {
         let mut out = Vec::with_capacity(64_usize.saturating_add(self.booking.lines.len().saturating_mul(64)));
-        out.push(VERSION);
+        let version = if self.needs_body() { VERSION_BODY } else { VERSION };
+        out.push(version);
         out.extend_from_slice(&self.policy_digest);
         text(&mut out, &self.policy)?;
         number(&mut out, self.issued_ms);
@@ -92,6 +101,9 @@ impl Token {
         out.push(u8::try_from(count).ok()?);
         for ((line, promise), name) in self.booking.lines.iter().zip(&self.promises).zip(&self.names) {
             push_line(&mut out, line, *promise)?;
+            if version == VERSION_BODY {
+                push_actual(&mut out, promise.actual);
+            }
             text(&mut out, name)?;
         }
         let signature = keys.sign(&out);
@@ -127,11 +139,12 @@ fn digest_prefix(digest: &PolicyDigest) -> [u8; 8] {
 }
 
 fn push_line(out: &mut Vec<u8>, line: &Line, promise: Promise) -> Option<()> {
-    let Promise { count_on, refund_on } = promise;
+    let Promise { count_on, refund_on, .. } = promise;
     out.extend_from_slice(&line.counter.0.to_be_bytes());
     text(out, &line.label)?;
     out.push(mode_letter(line.mode));
-    let bits = [line.strict, line.release, refund_on.reset, refund_on.timeout, refund_on.upstream_5xx];
+    let RefundOn { is_error, protocol_error, reset, timeout, upstream_5xx } = refund_on;
+    let bits = [line.strict, line.release, reset, timeout, upstream_5xx, protocol_error, is_error];
     out.push(bits.iter().rev().fold(0, |all, bit| all << 1 | u8::from(*bit)));
     out.push(match count_on {
         CountOn::Admitted => b'a',
@@ -165,6 +178,18 @@ fn push_line(out: &mut Vec<u8>, line: &Line, promise: Promise) -> Option<()> {
     Some(())
 }
 
+fn push_actual(out: &mut Vec<u8>, actual: Actual) {
+    match actual {
+        Actual::Bytes { scale, min } => {
+            out.push(b'b');
+            out.push(scale);
+            number(out, min);
+        }
+        Actual::Held => out.push(b'h'),
+        Actual::Usage => out.push(b'u'),
+    }
+}
+
 /// Seven bits a byte, the lowest first; the highest bit says that more follow.
 fn number(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
@@ -186,9 +211,7 @@ struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
     fn token(&mut self) -> Option<Token> {
-        if self.byte()? != VERSION {
-            return None;
-        }
+        let version = self.byte().filter(|version| [VERSION, VERSION_BODY].contains(version))?;
         let policy_digest = self.array()?;
         let policy = Arc::from(self.text()?);
         let issued_ms = self.number()?;
@@ -202,16 +225,22 @@ impl Reader<'_> {
         let (mut lines, mut promises) = (Vec::with_capacity(count), Vec::with_capacity(count));
         let mut names = Vec::with_capacity(count);
         for _ in 0..count {
-            let (line, promise) = self.line()?;
+            let (line, mut promise) = self.line(version)?;
+            if version == VERSION_BODY {
+                promise.actual = self.actual()?;
+            }
             lines.push(line);
             promises.push(promise);
             names.push(Arc::from(self.text()?));
         }
         let booking = Booking { id, attempt, digest, lines: lines.into() };
-        Some(Token { booking, promises: promises.into(), names: names.into(), policy, policy_digest, issued_ms })
+        let (promises, names) = (promises.into(), names.into());
+        let token = Token { booking, promises, names, policy, policy_digest, issued_ms };
+        // What says nothing more has one spelling, the shorter one.
+        (token.needs_body() == (version == VERSION_BODY)).then_some(token)
     }
 
-    fn line(&mut self) -> Option<(Line, Promise)> {
+    fn line(&mut self, version: u8) -> Option<(Line, Promise)> {
         let counter = CounterId(u128::from_be_bytes(self.array()?));
         let label = Arc::from(self.text()?);
         let mode = match self.byte()? {
@@ -221,9 +250,11 @@ impl Reader<'_> {
             b't' => Mode::Track,
             _ => return None,
         };
-        let bits = self.byte().filter(|bits| *bits < 1 << 5)?;
+        let known = if version == VERSION_BODY { 7 } else { 5 };
+        let bits = self.byte().filter(|bits| *bits < 1 << known)?;
         let bit = |at: u8| bits >> at & 1 == 1;
-        let refund_on = RefundOn { reset: bit(2), timeout: bit(3), upstream_5xx: bit(4) };
+        let (reset, timeout, upstream_5xx) = (bit(2), bit(3), bit(4));
+        let refund_on = RefundOn { is_error: bit(6), protocol_error: bit(5), reset, timeout, upstream_5xx };
         let count_on = match self.byte()? {
             b'a' => CountOn::Admitted,
             b'f' => CountOn::Forwarded,
@@ -234,7 +265,19 @@ impl Reader<'_> {
         let max = self.number().filter(|max| *max <= AMOUNT_MAX)?;
         let span = self.span()?;
         let line = Line { counter, label, span, mode, amount, max, strict: bit(0), release: bit(1) };
-        Some((line, Promise { count_on, refund_on }))
+        Some((line, Promise { count_on, refund_on, actual: Actual::Held }))
+    }
+
+    fn actual(&mut self) -> Option<Actual> {
+        Some(match self.byte()? {
+            b'b' => Actual::Bytes {
+                scale: self.byte().filter(|scale| *scale <= SCALE_MAX)?,
+                min: self.number().filter(|min| *min <= AMOUNT_MAX)?,
+            },
+            b'h' => Actual::Held,
+            b'u' => Actual::Usage,
+            _ => return None,
+        })
     }
 
     fn span(&mut self) -> Option<Span> {

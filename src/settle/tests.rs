@@ -6,7 +6,8 @@ use std::sync::{
 use mcp_authz_core::{
     decision::{Denial, Reason},
     ledger::{Line, Reply, Standing, machine::Bounds},
-    quota::{Charge, CountOn, CounterKey, Measure, OnExpiry, OnUnavailable, RefundOn, Terms},
+    quota::{Actual, Charge, CountOn, CounterKey, Measure, OnExpiry, OnUnavailable, RefundOn, Terms},
+    response::{Came, Kind},
     settle::Fate,
 };
 use prometheus_client::registry::Registry;
@@ -116,6 +117,7 @@ fn charge(name: &str, measure: Measure, amount: u64, max: u64) -> Charge {
         disclose: false,
         count_on: CountOn::Forwarded,
         refund_on: RefundOn::default(),
+        actual: Actual::default(),
         on_unavailable: OnUnavailable::Deny,
         on_expiry: OnExpiry::Keep,
     };
@@ -132,7 +134,7 @@ fn slot() -> Charge {
 }
 
 const fn ended(fate: Fate, attempts: u32) -> Seen {
-    Seen::Ended(Facts { fate, attempts })
+    Seen::Ended(Facts { fate, attempts, came: None })
 }
 
 impl Rig {
@@ -348,4 +350,106 @@ async fn what_does_not_fit_is_dropped_and_counted() {
     let (_, page, _) = rig.done().await;
     counts(&page, "dropped", 10);
     counts(&page, "confirmed", QUEUE_MAX as u64);
+}
+
+/// 100 units held until the answer tells how many they are.
+fn measured(name: &str, actual: Actual, refund_on: RefundOn) -> Charge {
+    let plain = charge(name, Measure::Lifetime { idle_ms: 0 }, 100, 1_000);
+    Charge { terms: Arc::new(Terms { actual, refund_on, ..Terms::clone(&plain.terms) }), ..plain }
+}
+
+fn answered(kind: Kind, bytes: u64, usage: &[(&str, u64)]) -> Seen {
+    let usage = usage.iter().map(|(name, units)| (Arc::from(*name), *units)).collect();
+    Seen::Ended(Facts { fate: Fate::Answered(200), attempts: 1, came: Some(Came { kind, bytes, usage }) })
+}
+
+async fn settled(rig: &Rig, calls: usize) {
+    while rig.ledger.finished.lock().unwrap().len() < calls {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_answer_settles_what_was_held_once() {
+    let rig = rig();
+    let c = measured("c", Actual::Usage, RefundOn::default());
+    let token = rig.hold("1", std::slice::from_ref(&c)).await;
+    assert_eq!(rig.used(&c).await, 100, "held before the answer");
+    for _ in 0..3 {
+        rig.offer(&token, answered(Kind::Ok, 9, &[("c", 30)]));
+    }
+    settled(&rig, 3).await;
+    assert_eq!(rig.used(&c).await, 30);
+    let token = rig.hold("2", std::slice::from_ref(&c)).await;
+    for _ in 0..2 {
+        rig.offer(&token, answered(Kind::Ok, 9, &[("c", 450)]));
+    }
+    settled(&rig, 5).await;
+    assert_eq!(rig.used(&c).await, 480, "more than was held");
+    let (_, page, audit) = rig.done().await;
+    for (outcome, n) in [("refunded", 1), ("surplus", 1), ("repeated", 3)] {
+        counts(&page, outcome, n);
+    }
+    assert!(page.contains(r#"mcp_authz_quota_units_total{policy="ops",counter="c",outcome="refunded"} 70"#), "{page}");
+    assert!(page.contains(r#"mcp_authz_quota_units_total{policy="ops",counter="c",outcome="held"} 350"#), "{page}");
+    assert!(audit.contains(r#""outcome":"surplus","fate":"answered","attempts":1,"answer":"ok","#), "{audit}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_of_answer_gives_back_where_the_limit_says_so() {
+    let rig = rig();
+    let refund_on = RefundOn { is_error: true, ..RefundOn::default() };
+    let c = measured("c", Actual::Held, refund_on);
+    for (id, kind) in
+        ["1", "2", "3", "4"].iter().zip([Kind::Ok, Kind::ProtocolError, Kind::ServerError, Kind::ToolError])
+    {
+        let token = rig.hold(id, std::slice::from_ref(&c)).await;
+        rig.offer(&token, answered(kind, 9, &[]));
+    }
+    settled(&rig, 1).await;
+    assert_eq!(rig.used(&c).await, 300);
+    let (_, page, audit) = rig.done().await;
+    counts(&page, "refunded", 1);
+    counts(&page, "confirmed", 3);
+    assert!(audit.contains(r#""answer":"tool_error""#) && audit.lines().count() == 1, "{audit}");
+    assert!(page.contains("mcp_authz_answers_unseen_total 0"), "{page}");
+}
+
+/// A surplus is owed however late it is told; what was to come back of an old hold does not, and is not counted as if it had.
+#[tokio::test(start_paused = true)]
+async fn after_the_hold_has_run_out_only_the_surplus_is_settled() {
+    let rig = rig();
+    let c = measured("c", Actual::Usage, RefundOn::default());
+    let slot = measured("slot", Actual::Usage, RefundOn::default());
+    let token = rig.hold("1", &[c.clone(), slot.clone()]).await;
+    rig.clock.advance_ms(120_000);
+    for _ in 0..2 {
+        rig.offer(&token, answered(Kind::Ok, 9, &[("c", 30), ("slot", 130)]));
+    }
+    settled(&rig, 2).await;
+    assert_eq!((rig.used(&c).await, rig.used(&slot).await), (100, 130));
+    let (_, page, _) = rig.done().await;
+    counts(&page, "surplus", 1);
+    assert!(!page.contains(r#"outcome="refunded"} 70"#), "{page}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_nobody_saw_leaves_the_hold_and_is_counted() {
+    let rig = rig();
+    let c = measured("c", Actual::Usage, RefundOn::default());
+    let token = rig.hold("5", &[plain()]).await;
+    rig.offer(&token, ended(Fate::Answered(200), 1));
+    for (id, fate) in
+        [("1", Fate::Answered(200)), ("2", Fate::Answered(404)), ("3", Fate::Answered(500)), ("4", Fate::Reset)]
+    {
+        let token = rig.hold(id, std::slice::from_ref(&c)).await;
+        rig.offer(&token, ended(fate, 1));
+    }
+    let token = rig.hold("6", std::slice::from_ref(&c)).await;
+    rig.offer(&token, answered(Kind::Ok, 9, &[]));
+    assert_eq!(rig.used(&c).await, 503);
+    let (ledger, page, _) = rig.done().await;
+    assert!(ledger.finished.lock().unwrap().is_empty());
+    // With 500 and above the body is no proof, and without an answer there is none to see.
+    assert!(page.contains("mcp_authz_answers_unseen_total 2\n"), "{page}");
 }

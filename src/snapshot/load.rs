@@ -158,6 +158,7 @@ impl Loader {
         self.warn_of_dead_ends(&servers, &grants);
         let grants = grants.grants;
         let grant_policies = grants.iter().map(|grant| find(&policies, grant.policy())).collect();
+        let labels = grants.iter().map(|grant| (Arc::clone(grant.label()), grant.ordinal())).collect();
         let credential_headers =
             HeaderNames::of(bindings.iter().filter_map(|binding| binding.credential.header_name()));
         let snapshot = Snapshot {
@@ -166,6 +167,7 @@ impl Loader {
             credential_headers,
             policies: policies.compiled,
             grants,
+            labels,
             grant_policies,
             revision: format!("sha256:{}", hex(&self.revision.clone().finalize())).into(),
             fingerprint: self.fingerprint.clone().finalize().into(),

@@ -25,10 +25,6 @@ use prometheus_client::{
 
 use crate::quota::Ticket;
 
-mod quota;
-
-use quota::Quotas;
-
 /// Label of requests that are bound to no configured server.
 pub const UNKNOWN_SERVER: &str = "_unknown";
 /// Label of methods that are not in [`METHODS`].
@@ -125,6 +121,12 @@ macro_rules! label {
         }
     };
 }
+
+mod quota;
+mod responses;
+
+use quota::Quotas;
+pub use responses::{OpenResponse, RULES_MAX, ResponseOutcome, WithheldReason};
 
 label! {
     /// What became of an audit record.
@@ -322,6 +324,7 @@ impl Verdict {
 /// The metrics of the process. Clones share the counters.
 #[derive(Clone, Debug)]
 pub struct Metrics {
+    answers_unseen: Counter,
     audit_records: ByLabel<AuditOutcome>,
     config_last_success: Gauge<f64, AtomicU64>,
     config_reloads: ByLabel<ReloadOutcome>,
@@ -338,6 +341,7 @@ pub struct Metrics {
     quotas: Quotas,
     requests: Requests,
     reservations: ByLabel<ReservationOutcome>,
+    responses: responses::Responses,
     settlements: ByLabel<SettlementOutcome>,
 }
 
@@ -346,6 +350,7 @@ impl Metrics {
     #[must_use]
     pub fn new(registry: &mut Registry, started_ms: u64) -> Self {
         let metrics = Self {
+            answers_unseen: Counter::default(),
             audit_records: ByLabel::new(),
             config_last_success: Gauge::default(),
             config_reloads: ByLabel::new(),
@@ -362,12 +367,15 @@ impl Metrics {
             quotas: Quotas::new(),
             requests: Requests::new(),
             reservations: ByLabel::new(),
+            responses: responses::Responses::new(),
             settlements: ByLabel::new(),
         };
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         let started: Gauge<f64, AtomicU64> = Gauge::default();
         started.set(Duration::from_millis(started_ms).as_secs_f64());
         let m = metrics.clone();
+        let help = "Answered calls whose limits need the body of the answer, which was not seen";
+        registry.register("mcp_authz_answers_unseen", help, m.answers_unseen);
         registry.register("mcp_authz_audit_records", "Audit records by what became of them", m.audit_records);
         registry.register("mcp_authz_build", "Version of this binary", build);
         registry.register("mcp_authz_check_duration_seconds", "Time from receiving a Check to its answer", m.durations);
@@ -388,6 +396,7 @@ impl Metrics {
         registry.register("mcp_authz_quota_units", help, units);
         registry.register("mcp_authz_requests", "Decisions", m.requests);
         registry.register("mcp_authz_reservations", "Quota reservations by what became of them", m.reservations);
+        m.responses.register(registry);
         registry.register("mcp_authz_settlements", "Entries of Envoy's access log by what they settled", m.settlements);
         registry.register("process_start_time_seconds", "Unix time of the start of the process", started);
         registry.register_collector(Box::new(Resident));
@@ -438,7 +447,8 @@ impl Metrics {
 
     /// Takes over the names of the configured servers, at most as many as the configuration holds. Counts of names that stay
     /// are kept. Requests to any other server count as [`UNKNOWN_SERVER`].
-    pub fn set_servers<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+    pub fn set_servers<'a>(&self, names: impl IntoIterator<Item = &'a str> + Clone) {
+        self.responses.set_servers(names.clone());
         self.requests.set_servers(names);
     }
 
@@ -488,6 +498,11 @@ impl Metrics {
     /// Counts `n` entries of the access log.
     pub fn settlements(&self, outcome: SettlementOutcome, n: u64) {
         self.settlements.add(outcome, n);
+    }
+
+    /// Counts a call whose limits need the body of its answer, which was not seen.
+    pub fn answer_unseen(&self) {
+        self.answers_unseen.inc();
     }
 
     /// Counts a load that was taken, at the Unix time `now_ms` in milliseconds.
@@ -754,6 +769,7 @@ mod tests {
         let out = shown(&registry);
         let types: Vec<&str> = out.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         let expected = [
+            "mcp_authz_answers_unseen counter",
             "mcp_authz_audit_records counter",
             "mcp_authz_build info",
             "mcp_authz_check_duration_seconds histogram",
@@ -770,6 +786,12 @@ mod tests {
             "mcp_authz_quota_units counter",
             "mcp_authz_requests counter",
             "mcp_authz_reservations counter",
+            "mcp_authz_response_added_seconds histogram",
+            "mcp_authz_response_held_bytes gauge",
+            "mcp_authz_response_rule_hits counter",
+            "mcp_authz_response_streams gauge",
+            "mcp_authz_response_withheld counter",
+            "mcp_authz_responses counter",
             "mcp_authz_settlements counter",
             "process_start_time_seconds gauge",
             "process_resident_memory_bytes gauge",

@@ -61,7 +61,7 @@ async function within(milliseconds, work) {
 
 const textOf = content => (content ?? []).map(part => part.text ?? `<${part.type}>`).join('\n');
 
-/** What one step did, in the one shape that all four drivers print. */
+/** What one step did, in the one shape that all drivers print. */
 function observation(op, result) {
   const names = result?.tools ?? result?.prompts ?? result?.resources ?? result?.resourceTemplates;
   return {
@@ -69,6 +69,7 @@ function observation(op, result) {
     ok: true,
     isError: result?.isError === true,
     text: textOf(result?.content ?? result?.contents ?? result?.messages?.map(message => message.content)),
+    structured: result?.structuredContent ?? null,
     names: names?.map(entry => entry.name),
     meta: result?._meta ?? null,
   };

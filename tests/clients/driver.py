@@ -39,13 +39,14 @@ def _text(result):
 
 
 def observation(op, result):
-    """What one step did, in the one shape that all four drivers print."""
+    """What one step did, in the one shape that all drivers print."""
     entries = _field(result, "tools", "prompts", "resources", "resource_templates", "resourceTemplates")
     return {
         "op": op,
         "ok": True,
         "isError": _field(result, "is_error", "isError") is True,
         "text": _text(result),
+        "structured": _field(result, "structured_content", "structuredContent"),
         "names": None if entries is None else [entry.name for entry in entries],
         "meta": _field(result, "meta"),
     }

@@ -29,3 +29,5 @@ mod headers;
 mod sdk;
 #[cfg(test)]
 mod settle;
+#[cfg(test)]
+mod upstreams;

@@ -192,6 +192,7 @@ fn denied(denial: &Denial, policy: Option<&Reference>) {
         resource_metadata: None,
         requested_version: None,
         versions: ProtocolVersion::ALL,
+        unknown_tool: None,
     };
     assert_answer(&answer(denial, &context), Some(&Reference::from("i")));
 }

@@ -215,6 +215,7 @@ fn refuse(refused: &Refused<'_>, versions: &[ProtocolVersion], reference: Option
         resource_metadata: None,
         requested_version: Some("x\"\u{202e}"),
         versions,
+        unknown_tool: None,
     };
     let sent = reference.and_then(|reference| reference.get("id"));
     if let (Some(id), Some(sent)) = (refused.id, sent) {

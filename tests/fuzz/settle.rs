@@ -2,6 +2,8 @@
 //!
 //! Input: a first byte that says what follows. Even: the inside of a settle token, to be signed by us. Odd: the text of one.
 
+use std::sync::Arc;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use mcp_authz::quota::{
     Keys,
@@ -10,6 +12,7 @@ use mcp_authz::quota::{
 use mcp_authz_core::{
     number::AMOUNT_MAX,
     quota::LINES_MAX,
+    response::{Came, Kind},
     settle::{Change, Facts, Fate, Plan, plan},
 };
 
@@ -42,15 +45,31 @@ pub fn settle(data: &[u8]) {
         Fate::TimedOut,
         Fate::Unanswered,
     ] {
-        let facts = Facts { fate, attempts: u32::from(first / 2) };
-        let Plan::Settle { actual, change } = plan(lines, &token.promises, facts) else { continue };
-        assert_eq!(actual.len(), lines.len());
-        let pairs = || lines.iter().zip(&actual);
-        assert!(pairs().all(|(line, actual)| *actual <= AMOUNT_MAX || *actual == line.amount));
-        match change {
-            Change::None => assert!(pairs().all(|(line, actual)| *actual == line.amount)),
-            Change::Refund => assert!(pairs().all(|(line, actual)| *actual <= line.amount)),
-            Change::Surplus => assert!(pairs().any(|(line, actual)| *actual > line.amount) && facts.attempts > 1),
+        for came in answers(&token) {
+            let facts = Facts { fate, attempts: u32::from(first / 2), came };
+            let Plan::Settle { actual, change } = plan(lines, &token.promises, &token.names, &facts) else { continue };
+            assert_eq!(actual.len(), lines.len());
+            let pairs = || lines.iter().zip(&actual);
+            assert!(pairs().all(|(line, actual)| *actual <= AMOUNT_MAX || *actual == line.amount));
+            match change {
+                Change::None => assert!(pairs().all(|(line, actual)| *actual == line.amount)),
+                Change::Refund => assert!(pairs().all(|(line, actual)| *actual <= line.amount)),
+                Change::Surplus => {
+                    assert!(pairs().any(|(line, actual)| *actual > line.amount));
+                    assert!(facts.attempts > 1 || facts.came.is_some() && token.needs_body());
+                }
+            }
         }
     }
+}
+
+/// No answer, and answers that say little and much.
+fn answers(token: &Token) -> Vec<Option<Came>> {
+    let mut answers = vec![None];
+    for (kind, units) in [(Kind::Ok, 0), (Kind::ToolError, 1), (Kind::ProtocolError, u64::MAX), (Kind::ServerError, 7)]
+    {
+        let usage = token.names.iter().map(|name| (Arc::clone(name), units)).collect();
+        answers.push(Some(Came { kind, bytes: units, usage }));
+    }
+    answers
 }

@@ -15,11 +15,12 @@ use mcp_authz::{
     config::Paths,
     engine::Engine,
     envoy::{
-        check::{Adapter, Settings},
+        check::{Adapter, After, Settings},
         server::{CallMeta, Check as _},
         wire::{CheckRequest, CheckResponse},
     },
-    quota::embedded::EmbeddedLedger,
+    quota::{Ledger as _, embedded::EmbeddedLedger},
+    response::{self, NoPins, Responses},
     settle::Settler,
     state::State,
     telemetry::{
@@ -139,8 +140,10 @@ pub(crate) fn check(request: CheckRequest) -> io::Result<Outcome> {
         check: Duration::from_secs(3600),
         margin: Duration::ZERO,
         accept_lossy_body: false,
+        response: response::Settings::default(),
     };
     let (state, clock) = (Arc::clone(&world.state), Arc::clone(&world.clock));
+    let keys = Arc::clone(&ledger);
     let settler = Settler {
         ledger,
         clock: Arc::clone(&clock),
@@ -150,7 +153,10 @@ pub(crate) fn check(request: CheckRequest) -> io::Result<Outcome> {
     };
     let (settlements, _) = settler.start();
     let metrics = world.metrics.clone();
-    let adapter = Adapter::new(engine, state, clock, metrics, Arc::clone(&audit), settings, settlements);
+    let (states, clocks, sink) = (Arc::clone(&state), Arc::clone(&clock), Arc::clone(&audit));
+    let responses = Responses::new(states, move || keys.keys(), Arc::new(NoPins), clocks, world.metrics.clone(), sink);
+    let after = After { settlements, responses: Arc::new(responses) };
+    let adapter = Adapter::new(engine, state, clock, metrics, Arc::clone(&audit), settings, after);
     let meta = CallMeta { received: Instant::now(), grpc_timeout: None };
     let response = world.runtime.block_on(adapter.check(request, meta)).sent();
     audit.close(Duration::from_secs(60)).map_err(io::Error::other)?;

@@ -12,6 +12,7 @@ use mcp_authz_core::{
     policy::{Call, Policy, Source},
     principal::Principal,
     quota::Mode,
+    response::{Came, Kind},
     settle::{Facts, Fate},
 };
 use serde_json::Value;
@@ -228,10 +229,11 @@ fn the_fields_of_settlements_are_those_of_a_record() {
         strict: true,
         release: false,
     };
+    let came = Came { kind: Kind::ProtocolError, bytes: 1, usage: Vec::new() };
     let record = Settlement {
         time_ms: 1,
         outcome: "refunded",
-        facts: Some(Facts { fate: Fate::NotSent, attempts: 1 }),
+        facts: Some(&Facts { fate: Fate::Answered(200), attempts: 1, came: Some(came) }),
         reservation: Some("1"),
         policy: Some([1; 8]),
         issued_ms: Some(1),
@@ -247,6 +249,7 @@ fn the_fields_of_settlements_are_those_of_a_record() {
     let outcomes = ["expired", "failed", "forged", "refunded", "surplus", "unknown"];
     assert!(outcomes.iter().all(|outcome| said("outcome").contains(&format!("`{outcome}`"))));
     assert!(Fate::NAMES.iter().all(|fate| said("fate").contains(&format!("`{fate}`"))));
+    assert!(Kind::NAMES.iter().all(|kind| said("answer").contains(&format!("`{kind}`"))));
 }
 
 #[test]

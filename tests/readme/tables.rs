@@ -199,6 +199,7 @@ fn refused(reason: Reason, asked: Asked, era: Era) -> String {
         resource_metadata: None,
         requested_version: None,
         versions: ProtocolVersion::ALL,
+        unknown_tool: None,
     };
     summary(&answer(&Denial::built_in(reason), &context))
 }

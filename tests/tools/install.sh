@@ -8,12 +8,14 @@ readonly ENVOY=1.40.0
 readonly NODE22=22.23.3
 readonly TS1=1.32.2
 readonly TS2=2.4.0
+# The adapter of the server for Node.js has numbers of its own.
+readonly TS2_NODE=2.1.2
 readonly PY1=1.30.0
 readonly PY2=2.3.0
 readonly CONFORMANCE=0.2.0-alpha.12
 readonly DENY=0.20.2
 
-readonly ALL=(envoy node22 client-ts1 client-ts2 client-py1 client-py2 conformance redis)
+readonly ALL=(envoy node22 client-ts1 client-ts2 client-py1 client-py2 server-ts2 conformance redis)
 # The oldest Redis that has every command of the scripts.
 readonly REDIS_MAJOR=7
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -31,6 +33,7 @@ Usage: tests/tools/install.sh NAME...
   client-ts2   @modelcontextprotocol/client and core $TS2  -> .tools/client-ts2
   client-py1   mcp $PY1, needs Python 3.10 or newer       -> .tools/client-py1
   client-py2   mcp $PY2, needs Python 3.10 or newer        -> .tools/client-py2
+  server-ts2   @modelcontextprotocol/server $TS2 and its adapter for Node.js -> .tools/server-ts2
   conformance  @modelcontextprotocol/conformance $CONFORMANCE (brings node22)
   redis        redis-server and redis-cli $REDIS_MAJOR or newer, from the system's packages
   all          everything above
@@ -148,6 +151,11 @@ install_client_py2() {
   mark_done client-py2 "$PY2"
 }
 
+install_server_ts2() {
+  npm_tool server-ts2 "$TS2" "@modelcontextprotocol/server@$TS2" "@modelcontextprotocol/node@$TS2_NODE"
+  mark_done server-ts2 "$TS2"
+}
+
 install_conformance() {
   install_node22
   npm_tool conformance "$CONFORMANCE" "@modelcontextprotocol/conformance@$CONFORMANCE"
@@ -185,7 +193,7 @@ for name in "$@"; do
   case $name in
     -h | --help) usage; exit 0 ;;
     all) names+=("${ALL[@]}") ;;
-    envoy | node22 | client-ts1 | client-ts2 | client-py1 | client-py2 | conformance | redis | deny) names+=("$name") ;;
+    envoy | node22 | client-ts1 | client-ts2 | client-py1 | client-py2 | server-ts2 | conformance | redis | deny) names+=("$name") ;;
     *)
       usage >&2
       printf 'install.sh: no tool is named `%s`\n' "$name" >&2

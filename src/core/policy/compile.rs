@@ -94,10 +94,11 @@ pub(super) fn compile(source: &Source<'_>, forced: Option<Compat>) -> Result<Com
 
 fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -> Option<Policy> {
     let version = find_version(root);
-    let top =
-        fields_since(root, version, &["version", "default", "hide", "all_tools", "tools", "compat"], &["counters"])?;
+    let known = ["version", "default", "hide", "all_tools", "tools", "compat"];
+    let top = fields_since(root, version, &known, &["counters", "hidden_as"])?;
     check_version(&top);
     let default = top.required("default").and_then(|cursor| cursor.one_of(&["allow", "deny"]));
+    let hidden_as = top.optional("hidden_as").map(|cursor| read_hidden_as(&cursor, default));
     let lenient = top.optional("compat").and_then(|cursor| cursor.one_of(&["lenient"])).is_some();
     let compat = forced.unwrap_or(if lenient { Compat::Lenient } else { Compat::Strict });
     let counters = top.optional("counters").filter(|_| version == Version::Two);
@@ -134,6 +135,7 @@ fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -
         default: if default == Some("allow") { Unlisted::Allow } else { Unlisted::Deny },
         compat,
         hides_all,
+        hides_as_unknown: hidden_as.unwrap_or(Some(false))?,
         tools,
         tool_count,
         limits,
@@ -155,6 +157,19 @@ fn check_version(top: &Fields<'_>) {
     if version != Version::One.name() && version != Version::Two.name() {
         cursor.defect(format!("version {} is not supported, expected `1` or `2`", quoted(version)));
     }
+}
+
+/// Whether hidden tools are told as unknown ones. That needs one answer for both, and so a policy that answers for unknown
+/// tools itself.
+fn read_hidden_as(cursor: &Cursor<'_>, default: Option<&str>) -> Option<bool> {
+    cursor.one_of(&["unknown"])?;
+    if default == Some("allow") {
+        let message = "under `default: allow` the server answers for tools that it does not know, and its text differs: \
+                       hidden tools could be told from unknown ones";
+        cursor.defect_with_hint(message, "`default: deny`, and name the tools that may be called");
+        return None;
+    }
+    Some(true)
 }
 
 fn read_hide<'a>(cursor: &Cursor<'a>) -> BTreeSet<&'a str> {
@@ -347,9 +362,14 @@ fn read_path(cursor: &Cursor<'_>) -> Option<Path> {
 
 /// A path that is all or a part of the text at the cursor.
 fn read_path_text(cursor: &Cursor<'_>, text: &str) -> Option<Path> {
-    let Some(rest) = text.strip_prefix("args.") else {
+    read_path_below(cursor, text, "args")
+}
+
+/// A path below that root.
+fn read_path_below(cursor: &Cursor<'_>, text: &str, root: &str) -> Option<Path> {
+    let Some(rest) = text.strip_prefix(root).and_then(|rest| rest.strip_prefix('.')) else {
         let hint = "only the arguments of the call can be judged";
-        cursor.defect_with_hint(format!("expected a path that starts with `args.`, found {}", quoted(text)), hint);
+        cursor.defect_with_hint(format!("expected a path that starts with `{root}.`, found {}", quoted(text)), hint);
         return None;
     };
     let segments: Vec<&str> = rest.split('.').collect();

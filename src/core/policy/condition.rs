@@ -80,7 +80,12 @@ impl Path {
 
     /// As written in the policy: `args.a.b`.
     pub(super) fn text(&self) -> String {
-        self.0.iter().fold(String::from("args"), |text, segment| text + "." + segment)
+        self.text_below("args")
+    }
+
+    /// The same below another root, such as `result`.
+    pub(super) fn text_below(&self, root: &str) -> String {
+        self.0.iter().fold(root.to_owned(), |text, segment| text + "." + segment)
     }
 }
 

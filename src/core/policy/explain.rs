@@ -176,6 +176,9 @@ impl Teller<'_> {
             source @ (Source::Argument(_) | Source::Bytes(_) | Source::Count(_) | Source::RequestBytes) => {
                 format!("units from {}; ", source.text())
             }
+            source @ (Source::ResponseBytes | Source::Result(_)) => {
+                format!("units from {}, and until that is known {}; ", source.text(), shown(limit.amount.hold))
+            }
         };
         let counters = limit.charges_of(self.facts.who);
         self.counters = self.counters.saturating_add(counters);

@@ -74,7 +74,9 @@ mod tests {
     use super::*;
     use crate::{
         decision::{Denial, Reason},
-        quota::{CountOn, CounterKey, Fingerprint, Mode, OnExpiry, OnUnavailable, RefundOn, Terms, Weekday, Zone},
+        quota::{
+            Actual, CountOn, CounterKey, Fingerprint, Mode, OnExpiry, OnUnavailable, RefundOn, Terms, Weekday, Zone,
+        },
     };
 
     fn charge(measure: Measure, max: u64, scale: u8) -> Charge {
@@ -89,6 +91,7 @@ mod tests {
             disclose: true,
             count_on: CountOn::Forwarded,
             refund_on: RefundOn::default(),
+            actual: Actual::default(),
             on_unavailable: OnUnavailable::Deny,
             on_expiry: OnExpiry::Keep,
         };

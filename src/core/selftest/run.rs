@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::answer;
 use super::store::{Counters, End, Held, Store};
 use super::{Expected, Failure, Loaded, MirroredHeaders, Reading, Results, fields, items, json_text, read_expected};
-use crate::answer::{self, Asked, Context};
+use crate::answer::{Asked, Context};
 use crate::decision::{Decision, Denial, Reason, Rule};
 use crate::document::{Cursor, Fields, Format, Shape, quoted};
 use crate::grant::read_groups;
 use crate::json::{Document, Kind, Limits, Value};
-use crate::judge::judge_pinned;
+use crate::judge::{is_concealed, judge_pinned};
 use crate::mcp::{Body, Message, ProtocolVersion};
 use crate::pins::Known;
 use crate::policy::{Policy, Source};
@@ -143,13 +144,16 @@ impl File<'_> {
                 "at",
                 "upstream",
                 "input_schema",
+                "answer",
                 "expect",
                 "expect_compat",
             ];
             let Some(keys) = fields(step, &known) else { continue };
             let upstream = keys.optional("upstream").map_or(Some(Upstream::Answered), |cursor| read_upstream(&cursor));
             let call = Call::read(&keys, now_ms);
-            let (Some(upstream), Some(call), Some(expected)) = (upstream, call, read_expected(&keys, self.reading))
+            let answer = keys.optional("answer").map_or(Some(None), |cursor| answer::read(&cursor, upstream).map(Some));
+            let (Some(upstream), Some(call), Some(answer), Some(expected)) =
+                (upstream, call, answer, read_expected(&keys, self.reading))
             else {
                 continue;
             };
@@ -159,9 +163,12 @@ impl File<'_> {
             for _ in 0..times.unwrap_or(0) {
                 let outcome = call.run(policy, &mut store);
                 if let Ok(held) = &outcome.verdict {
+                    let came = answer.as_ref().zip(policy).zip(outcome.tool.as_deref());
+                    let came = came.and_then(|((answer, policy), tool)| answer.came(policy, tool));
                     match upstream {
+                        Upstream::Answered if came.is_some() => store.end(held, now_ms, End::Answer(came)),
                         Upstream::Answered => {}
-                        Upstream::AnsweredAt(at_ms) => store.end_at(at_ms, held.clone(), End::Answer),
+                        Upstream::AnsweredAt(at_ms) => store.end_at(at_ms, held.clone(), End::Answer(came)),
                         Upstream::Failed => store.end(held, now_ms, End::Failure),
                         Upstream::FailedAt(at_ms) => store.end_at(at_ms, held.clone(), End::Failure),
                     }
@@ -220,7 +227,7 @@ impl File<'_> {
 }
 
 #[derive(Clone, Copy)]
-enum Upstream {
+pub(super) enum Upstream {
     Answered,
     AnsweredAt(u64),
     Failed,
@@ -322,7 +329,11 @@ impl Call {
             Body::ToolCall(call) => (Some(call.name().into_owned()), argument_keys(call.arguments)),
             Body::Notification(_) | Body::Request(_) | Body::Response => (None, BTreeSet::new()),
         };
-        let body = verdict.as_ref().err().map(|denial| answer_body(denial, &message));
+        let concealed = |denial: &Denial| {
+            let tool = tool.as_deref().filter(|tool| is_concealed(policy, &self.who, tool, denial.reason));
+            answer_body(denial, &message, tool)
+        };
+        let body = verdict.as_ref().err().map(concealed);
         Outcome { verdict, tool, keys, body }
     }
 }
@@ -331,7 +342,7 @@ fn argument_keys(arguments: Option<Value<'_>>) -> BTreeSet<String> {
     arguments.map(|value| value.members().map(|(key, _)| key.into_owned()).collect()).unwrap_or_default()
 }
 
-fn answer_body(denial: &Denial, message: &Message<'_>) -> String {
+fn answer_body(denial: &Denial, message: &Message<'_>, unknown_tool: Option<&str>) -> String {
     let asked = match message.body {
         Body::ToolCall(_) => Asked::ToolCall,
         Body::Request(_) => Asked::Request,
@@ -346,8 +357,9 @@ fn answer_body(denial: &Denial, message: &Message<'_>) -> String {
         resource_metadata: None,
         requested_version: None,
         versions: ProtocolVersion::ALL,
+        unknown_tool,
     };
-    answer::answer(denial, &context).body
+    crate::answer::answer(denial, &context).body
 }
 
 impl Outcome {

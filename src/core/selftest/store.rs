@@ -8,7 +8,9 @@ use crate::decision::{Denial, Reason};
 use crate::ledger::ask::{Names, ask, over_limit};
 use crate::ledger::machine::{Bounds, Full, Head, Machine};
 use crate::ledger::{Attempt, Code, CounterId, Finish, Finished, Line, Reply, Speaker};
-use crate::quota::{Charge, CounterKey, Fingerprint};
+use crate::quota::{Charge, CounterKey, Fingerprint, Terms};
+use crate::response::Came;
+use crate::settle::{Facts, Fate, Plan, Promise, plan};
 
 /// Longer than any sequence: what a case wants to run out, it ends itself.
 const HOLD_MS: u64 = 365 * 86_400_000;
@@ -59,10 +61,10 @@ pub(super) struct Store<'c> {
 }
 
 /// How a call ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// The server answered: the call is spent.
-    Answer,
+    /// The server answered: the call is spent, unless its limits settle by the answer and the case has one.
+    Answer(Option<Came>),
     /// The server never got it: its units come back.
     Failure,
 }
@@ -72,6 +74,8 @@ pub(super) enum End {
 pub(super) struct Held {
     id: String,
     lines: Arc<[Line]>,
+    promises: Arc<[Promise]>,
+    names: Arc<[Arc<str>]>,
 }
 
 impl<'c> Store<'c> {
@@ -87,7 +91,16 @@ impl<'c> Store<'c> {
         self.next = self.next.saturating_add(1);
         let internal = || Denial::built_in(Reason::Internal);
         let question = ask(charges, &PlainNames, now_ms).map_err(|_| internal())?;
-        let held = Held { id: self.next.to_string(), lines: question.lines.into() };
+        let terms: Vec<&Terms> = (0..question.lines.len())
+            .filter_map(|line| question.line_of.iter().position(|of| *of == Some(line)))
+            .filter_map(|charge| charges.get(charge).map(|charge| &*charge.terms))
+            .collect();
+        let held = Held {
+            id: self.next.to_string(),
+            promises: terms.iter().copied().map(Promise::of).collect(),
+            names: terms.iter().map(|terms| Arc::clone(&terms.name)).collect(),
+            lines: question.lines.into(),
+        };
         let reply = self.counters.reserve(&head(&held), &held.lines, now_ms.saturating_mul(1_000));
         let reply = reply.map_err(|_| internal())?;
         match reply.code {
@@ -111,8 +124,16 @@ impl<'c> Store<'c> {
 
     /// Ends a call now.
     pub(super) fn end(&mut self, held: &Held, now_ms: u64, end: End) {
+        let as_held = || Finish::Settle(held.lines.iter().map(|line| line.amount).collect());
         let how = match end {
-            End::Answer => Finish::Settle(held.lines.iter().map(|line| line.amount).collect()),
+            End::Answer(came) => {
+                let facts = Facts { fate: Fate::Answered(200), attempts: 1, came };
+                match plan(&held.lines, &held.promises, &held.names, &facts) {
+                    Plan::Keep => as_held(),
+                    Plan::RollBack => Finish::RollBack(Speaker::Stream),
+                    Plan::Settle { actual, .. } => Finish::Settle(actual),
+                }
+            }
             End::Failure => Finish::RollBack(Speaker::Stream),
         };
         let done = self.counters.finish(&head(held), &held.lines, &how, now_ms.saturating_mul(1_000));
@@ -129,7 +150,7 @@ impl<'c> Store<'c> {
             std::mem::take(&mut self.pending).into_iter().partition(|(at_ms, ..)| *at_ms <= now_ms);
         self.pending = later;
         due.sort_by_key(|(at_ms, ..)| *at_ms);
-        due.iter().for_each(|(at_ms, held, end)| self.end(held, *at_ms, *end));
+        due.into_iter().for_each(|(at_ms, held, end)| self.end(&held, at_ms, end));
     }
 }
 

@@ -237,3 +237,63 @@ fn a_call_stands_for_its_request_and_a_step_may_be_repeated() {
     let nameless = suite(r#""cases":[{"id":"c","call":{"arguments":{}},"expect":{"decision":"allow"}}]"#);
     assert_eq!(run_text(&nameless).unwrap_err().len(), 1);
 }
+
+#[test]
+fn a_step_may_say_what_the_server_answered() {
+    let policy = r#"{"version":"2","default":"deny","tools":{
+        "t":{"limits":[{"counter":"c","window":"day","scope":"grant","max":100,"hold":40,"increment_from":"result.n"}]},
+        "b":{"limits":[{"counter":"c","window":"day","scope":"grant","max":100,"hold":40,"increment_from":"response.bytes"}]},
+        "r":{"limits":[{"counter":"c","window":"day","scope":"grant","max":1,"refund_on":["protocol_error","is_error"]}]}}}"#;
+    let failures = |tool: &str, steps: &[(&str, &str)]| -> Vec<String> {
+        let step = |(rest, decision): &(&str, &str)| {
+            format!(r#"{{"call":{{"name":"{tool}"}},{rest}"expect":{{"decision":"{decision}"}}}}"#)
+        };
+        let steps: Vec<String> = steps.iter().map(step).collect();
+        let suite = format!(
+            r#"{{"format":"mcp-policy-cases/1","suites":[{{"suite":"s","policy":{policy},"sequences":[{{"id":"q","steps":[{}]}}]}}]}}"#,
+            steps.join(",")
+        );
+        run_text(&suite).unwrap().failures.iter().map(|failure| failure.id.clone()).collect()
+    };
+    let (more, less) = (r#""answer":{"result":{"n":61}},"#, r#""answer":{"result":{"n":60}},"#);
+    assert_eq!(failures("t", &[(more, "allow"), ("", "deny")]), [""; 0]);
+    assert_eq!(failures("t", &[(less, "allow"), ("", "allow"), ("", "deny")]), [""; 0]);
+    // Without a word of it the hold stays.
+    for silent in ["", r#""answer":{"result":{}},"#, r#""answer":{"error":-32602},"#, r#""answer":{},"#] {
+        assert_eq!(failures("t", &[(silent, "allow"), ("", "allow"), ("", "deny")]), [""; 0], "{silent}");
+    }
+    let (at, later) =
+        (r#""at":"2026-06-16T10:00:00Z","upstream":"ok_at:2026-06-16T10:00:05Z","#, r#""at":"2026-06-16T10:00:05Z","#);
+    let slow = format!("{at}{more}");
+    assert_eq!(failures("t", &[(&slow, "allow"), ("", "allow"), (later, "deny")]), [""; 0]);
+    assert_eq!(failures("b", &[(r#""answer":{"bytes":61},"#, "allow"), ("", "deny")]), [""; 0]);
+    // {"jsonrpc":"2.0","id":1,"result":{}} has 36 bytes.
+    assert_eq!(failures("b", &[(r#""answer":{},"#, "allow"), ("", "allow"), ("", "deny")]), [""; 0]);
+    for back in [r#""answer":{"result":{"isError":true}},"#, r#""answer":{"error":-32601},"#] {
+        assert_eq!(failures("r", &[(back, "allow"), (back, "allow"), ("", "allow"), ("", "deny")]), [""; 0], "{back}");
+    }
+    for spent in ["", r#""answer":{},"#, r#""answer":{"error":-32603},"#] {
+        assert_eq!(failures("r", &[(spent, "allow"), ("", "deny")]), [""; 0], "{spent}");
+    }
+}
+
+#[test]
+fn an_answer_is_read_as_strictly_as_the_rest() {
+    let told = |rest: &str| {
+        let step = call("1", &format!(r#"{rest},"expect":{{"decision":"allow"}}"#));
+        let told = run_text(&suite(&format!(r#""sequences":[{{"id":"q","steps":[{step}]}}]"#))).unwrap_err().join("\n");
+        told.rsplit_once("/answer").unwrap().1.to_owned()
+    };
+    for (rest, expected) in [
+        (r#""answer":{"results":{}}"#, ": unknown key `results` (did you mean `result`?)"),
+        (r#""answer":{"error":-32602,"result":{}}"#, "/error: an answer has `result` or `error`, not both"),
+        (r#""answer":{"error":"no"}"#, "/error: expected a JSON-RPC code, such as -32602, found a string"),
+        (r#""answer":{"bytes":-1}"#, "/bytes: expected a whole number of at least 0, found `-1`"),
+        (
+            r#""upstream":"failed","answer":{}"#,
+            ": a call that failed never got there: `answer` is for `upstream: ok` and `ok_at`",
+        ),
+    ] {
+        assert_eq!(told(rest), expected);
+    }
+}

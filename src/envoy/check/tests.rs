@@ -35,6 +35,19 @@ const SETTINGS: Settings = Settings {
     check: Duration::from_secs(1),
     margin: Duration::from_millis(20),
     accept_lossy_body: false,
+    response: RESPONSE,
+};
+
+const RESPONSE: response::Settings = response::Settings {
+    recording: response::Recording::Policy,
+    limits: mcp_authz_core::response::Limits {
+        bytes_max: 1_048_576,
+        depth_max: 64,
+        nodes_max: 100_000,
+        list_ttl_max_ms: 60_000,
+    },
+    memory_bytes_max: 1 << 28,
+    patience: Duration::from_secs(1),
 };
 
 fn rig(settings: Settings) -> Rig {
@@ -80,7 +93,17 @@ fn rig(settings: Settings) -> Rig {
         hold: Duration::from_secs(60),
     };
     let (settlements, settling) = settler.start();
-    let adapter = Adapter::new(engine, Arc::new(state), clock, metrics, audit, settings, settlements);
+    let (state, keys) = (Arc::new(state), Arc::clone(&ledger));
+    let responses = Responses::new(
+        Arc::clone(&state),
+        move || keys.keys(),
+        Arc::new(response::NoPins),
+        Arc::clone(&clock),
+        metrics.clone(),
+        Arc::clone(&audit),
+    );
+    let after = After { settlements, responses: Arc::new(responses) };
+    let adapter = Adapter::new(engine, state, clock, metrics, audit, settings, after);
     Rig { adapter, ledger, settling: Box::pin(settling), registry, folder }
 }
 

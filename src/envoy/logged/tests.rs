@@ -4,7 +4,7 @@ use envoy_types::pb::envoy::data::accesslog::v3::{
 };
 use envoy_types::pb::google::protobuf::{Duration, Struct, UInt32Value, Value, value::Kind};
 
-use super::*;
+use super::{Kind as AnswerKind, *};
 
 /// An entry as Envoy writes it for a call that was answered well; tests change what they are about.
 fn entry() -> HttpAccessLogEntry {
@@ -76,7 +76,7 @@ fn fate(change: impl FnOnce(&mut HttpAccessLogEntry)) -> Fate {
 fn the_token_is_found_among_what_filters_left() {
     let (token, seen) = read(|_| {}).unwrap();
     assert_eq!(&token[..], b"TOKEN");
-    assert_eq!(seen, Seen::Ended(Facts { fate: Fate::Answered(200), attempts: 1 }));
+    assert_eq!(seen, Seen::Ended(Facts { fate: Fate::Answered(200), attempts: 1, came: None }));
     let without = |name: &'static str| {
         read(|entry| {
             let metadata = common(entry).metadata.as_mut().unwrap();
@@ -201,4 +201,120 @@ fn only_the_end_of_a_request_ends_it() {
     ] {
         assert_eq!(of(log_type, intermediate), None, "{log_type:?}");
     }
+}
+
+fn text(text: &str) -> Value {
+    Value { kind: Some(Kind::StringValue(text.to_owned())) }
+}
+
+/// What is read of these fields beside a sound token.
+fn answer(fields: &[(&str, Value)]) -> Option<Came> {
+    let said = Struct { fields: fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect() };
+    let (token, seen) = read(|entry| {
+        let metadata = common(entry).metadata.as_mut().unwrap();
+        metadata.filter_metadata.insert("mcp_authz".to_owned(), said);
+    })
+    .unwrap();
+    let Seen::Ended(facts) = seen else { panic!("the call has ended") };
+    assert_eq!((&token[..], facts.fate, facts.attempts), (&b"TOKEN"[..], Fate::Answered(200), 1));
+    facts.came
+}
+
+fn sound() -> [(&'static str, Value); 3] {
+    [("kind", text("tool_error")), ("bytes", text("18446744073709551615")), ("usage", text("tokens=7,a.b:c-d_e=0"))]
+}
+
+#[test]
+fn what_was_seen_of_an_answer_comes_back_as_it_left() {
+    for kind in [AnswerKind::Ok, AnswerKind::ProtocolError, AnswerKind::ServerError, AnswerKind::ToolError] {
+        for usage in
+            [vec![], vec![(Arc::from("a"), 0)], vec![(Arc::from("a.b:c-d_e"), AMOUNT_MAX), (Arc::from("b"), 1)]]
+        {
+            let came = Came { kind, bytes: 12_345, usage };
+            let sent = outcome_metadata(&came);
+            let ours = Struct::decode(&sent.encode_to_vec()[..]).unwrap();
+            let fields: Vec<(&str, Value)> = ours.fields.iter().map(|(name, value)| (&**name, value.clone())).collect();
+            assert_eq!(answer(&fields), Some(came));
+        }
+    }
+}
+
+#[test]
+fn a_doubt_about_one_field_is_a_doubt_about_all() {
+    assert!(answer(&sound()).is_some());
+    assert_eq!(answer(&sound()).unwrap().usage, [(Arc::from("tokens"), 7), (Arc::from("a.b:c-d_e"), 0)]);
+    assert_eq!(answer(&[]), None);
+    let with = |name: &str, value: Value| {
+        let mut fields = sound().to_vec();
+        fields.retain(|(known, _)| *known != name);
+        fields.push((
+            if name == "kind" {
+                "kind"
+            } else if name == "bytes" {
+                "bytes"
+            } else {
+                "usage"
+            },
+            value,
+        ));
+        answer(&fields)
+    };
+    for kind in ["", "OK", "ok ", "tool_error\0", "error", "protocol-error"] {
+        assert_eq!(with("kind", text(kind)), None, "{kind}");
+    }
+    for bytes in ["", "-1", "+1", " 1", "1.0", "1e3", "0x1", "18446744073709551616", "\u{661}"] {
+        assert_eq!(with("bytes", text(bytes)), None, "{bytes}");
+    }
+    for usage in ["", ",", "a", "a=", "=1", "a=1,", ",a=1", "a=1,,b=2", "a=-1", "a=+1", "a=1,a=2", "a=4503599627370497"]
+    {
+        assert_eq!(with("usage", text(usage)), None, "{usage}");
+    }
+    let number = Value { kind: Some(Kind::NumberValue(7.0)) };
+    for name in ["kind", "bytes", "usage"] {
+        assert_eq!(with(name, number.clone()), None, "{name}");
+        assert_eq!(with(name, Value::default()), None, "{name}");
+    }
+    for missing in [0, 1] {
+        let mut fields = sound().to_vec();
+        fields.remove(missing);
+        assert_eq!(answer(&fields), None);
+    }
+}
+
+#[test]
+fn amounts_of_as_many_counters_as_a_call_has_limits_are_read() {
+    let with = |count: usize| {
+        let usage: Vec<String> = (0..count).map(|index| format!("c{index}=1")).collect();
+        answer(&[("kind", text("ok")), ("bytes", text("1")), ("usage", text(&usage.join(",")))])
+    };
+    assert_eq!(with(USAGE_MAX).unwrap().usage.len(), 16);
+    assert_eq!(with(USAGE_MAX + 1), None);
+}
+
+/// On the wire a field may come twice, and need not be text at all.
+#[test]
+fn no_bytes_in_place_of_an_answer_make_reading_panic() {
+    use crate::envoy::wire::{Entry, Metadata};
+    let ours = outcome_metadata(&Came { kind: AnswerKind::ProtocolError, bytes: 9, usage: vec![(Arc::from("a"), 1)] });
+    let bytes = ours.encode_to_vec();
+    let came_of = |value: Vec<u8>| {
+        let entry = Entry { key: Bytes::from_static(b"mcp_authz"), value: value.into() };
+        let common = LogCommon { metadata: Some(Metadata { filter_metadata: vec![entry] }), ..LogCommon::default() };
+        came(&common)
+    };
+    assert!(came_of(bytes.clone()).is_some());
+    assert_eq!(came_of([&bytes[..], &bytes[..]].concat()), None, "every field twice");
+    for cut in 0..bytes.len() {
+        if let Some(came) = came_of(bytes[..cut].to_vec()) {
+            assert!(came.usage.is_empty(), "cut to {cut}: a field is whole or not there");
+        }
+    }
+    for at in 0..bytes.len() {
+        for bit in 0..8 {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1 << bit;
+            drop(came_of(damaged));
+        }
+    }
+    assert_eq!(came_of(vec![0xff; 64]), None);
 }

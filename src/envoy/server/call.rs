@@ -1,4 +1,4 @@
-//! One gRPC call: decoding, the deadline, panics. Everything but Check and access logs goes to the router of tonic.
+//! One gRPC call: decoding, the deadline, panics. Everything but Check, access logs and responses goes to the router of tonic.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -22,10 +22,12 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
 
-use super::grpc::{Reply, read_message, reply};
+use super::grpc::{Reply, read_message, reply, respond};
 use super::messages::Messages;
+use super::process::{Stream, Streams};
 use super::{Answered, CallMeta, Check, Event, Observer, Settings};
 use crate::envoy::wire::log::{LOG_PATH, LogEntries, LogEntry, LogMessage, LogReply};
+use crate::envoy::wire::process::PROCESS_PATH;
 use crate::envoy::wire::{CHECK_PATH, CheckRequest};
 
 /// Dispatches the calls of all connections.
@@ -40,6 +42,7 @@ struct Inner<C> {
     log_message_bytes_max: usize,
     log_entries_max: usize,
     log_places: Semaphore,
+    streams: Streams,
     observer: Observer,
     draining: watch::Receiver<bool>,
 }
@@ -81,6 +84,12 @@ impl<C: Check> hyper::service::Service<http::Request<Incoming>> for Calls<C> {
             let inner = Arc::clone(&self.inner);
             let body = request.into_body();
             Box::pin(async move { Ok(inner.log(body).await) })
+        } else if request.uri().path() == PROCESS_PATH {
+            let inner = Arc::clone(&self.inner);
+            let body = request.into_body();
+            // The head of the answer leaves at once; the work goes on as its body is read.
+            let work = move |sender| async move { inner.streams.run(&inner.check, body, sender).await };
+            Box::pin(async move { Ok(respond(Reply::Stream(Stream::new(work)))) })
         } else {
             let answer = self.others.clone().call(request);
             Box::pin(async move { answer.await.map(|response| response.map(Reply::Other)) })
@@ -96,6 +105,7 @@ impl<C: Check> Inner<C> {
             log_message_bytes_max: settings.log_message_bytes_max,
             log_entries_max: settings.log_entries_max,
             log_places: Semaphore::new(settings.log_streams_max.min(Semaphore::MAX_PERMITS)),
+            streams: Streams::new(settings, Arc::clone(&observer), draining.clone()),
             observer,
             draining,
         }
@@ -174,7 +184,7 @@ impl<C: Check> Inner<C> {
 }
 
 /// Turns a panic of the future into an error. The future is not polled again afterwards.
-async fn unwind<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
+pub(super) async fn unwind<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
     let mut future = pin!(future);
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(polled) => polled.map(Ok),

@@ -1,4 +1,5 @@
-//! The framing of gRPC calls, by hand: one message in, one message and the trailers out. Streams are in `messages.rs`.
+//! The framing of gRPC calls, by hand: one message in, one message and the trailers out. Streams are in
+//! `messages.rs` and `process.rs`.
 //!
 //! tonic's own does the same for every kind of call; it copies each message into a growing buffer, boxes the answer and
 //! moves large futures about, which together cost as much as decoding the request. Here a message that arrived in one
@@ -16,6 +17,7 @@ use prost::Message;
 use tonic::Status;
 
 use super::Owed;
+use super::process::Stream;
 
 /// Flag and length before a message.
 pub(super) const HEAD_BYTES: usize = 5;
@@ -24,8 +26,8 @@ pub(super) const HEAD_BYTES: usize = 5;
 const ANSWER_BYTES: usize = 1024;
 
 const CONTENT: HeaderValue = HeaderValue::from_static("application/grpc");
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const OK: HeaderValue = HeaderValue::from_static("0");
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(super) const OK: HeaderValue = HeaderValue::from_static("0");
 
 /// Reads the one message of a unary call, up to the end of the stream.
 ///
@@ -114,20 +116,30 @@ fn check_length(seen: &[u8], bytes_max: usize) -> Result<(), Status> {
 /// The successful answer with this message. What is owed is told as soon as the connection takes the message over, and
 /// dropped if it never does.
 pub(super) fn reply(message: &impl Message, owed: Option<Box<dyn Owed>>) -> http::Response<Reply> {
+    match framed(message) {
+        Some(framed) => respond(Reply::Message(framed, owed)),
+        None => Status::internal("cannot encode the answer").into_http(),
+    }
+}
+
+/// The head of an answer of ours before its body.
+pub(super) fn respond(body: Reply) -> http::Response<Reply> {
+    let mut response = http::Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, CONTENT);
+    response
+}
+
+/// A message and what stands before it on the wire. `None` for one of 4 GiB, which is never made: encoding fails for want of
+/// room only, and a vector grows.
+pub(super) fn framed(message: &impl Message) -> Option<Bytes> {
     // A plain vector: pushing a byte to one is an instruction or two, to the other buffers a call. The length of the
     // message is filled in afterwards, because computing it takes another walk over all of it.
     let mut framed = Vec::with_capacity(ANSWER_BYTES);
     framed.extend_from_slice(&[0; HEAD_BYTES]);
-    let encoded = message.encode(&mut framed).is_ok();
-    let length = u32::try_from(framed.len().saturating_sub(HEAD_BYTES));
-    let (true, Ok(length), Some(place)) = (encoded, length, framed.get_mut(1..HEAD_BYTES)) else {
-        // Encoding fails for want of room only, and a vector grows; an answer of 4 GiB is never made.
-        return Status::internal("cannot encode the answer").into_http();
-    };
-    place.copy_from_slice(&length.to_be_bytes());
-    let mut response = http::Response::new(Reply::Message(framed.into(), owed));
-    response.headers_mut().insert(CONTENT_TYPE, CONTENT);
-    response
+    message.encode(&mut framed).ok()?;
+    let length = u32::try_from(framed.len().checked_sub(HEAD_BYTES)?).ok()?;
+    framed.get_mut(1..HEAD_BYTES)?.copy_from_slice(&length.to_be_bytes());
+    Some(framed.into())
 }
 
 /// The body of an answer.
@@ -140,6 +152,8 @@ pub(super) enum Reply {
     Message(Bytes, Option<Box<dyn Owed>>),
     /// An answer that tonic made.
     Other(tonic::body::Body),
+    /// Messages that are made one after the other, then the trailers.
+    Stream(Stream),
     /// The trailers of success.
     Trailers,
 }
@@ -161,6 +175,13 @@ impl Body for Reply {
                 Poll::Ready(Some(Ok(frame)))
             }
             Self::Other(body) => Pin::new(body).poll_frame(cx),
+            Self::Stream(stream) => {
+                let polled = stream.poll(cx);
+                if matches!(&polled, Poll::Ready(frame) if frame.is_trailers()) {
+                    *me = Self::End;
+                }
+                polled.map(|frame| Some(Ok(frame)))
+            }
             Self::Trailers => {
                 *me = Self::End;
                 let mut trailers = HeaderMap::with_capacity(1);
@@ -173,7 +194,7 @@ impl Body for Reply {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::End => true,
-            Self::Message(..) | Self::Trailers => false,
+            Self::Message(..) | Self::Stream(_) | Self::Trailers => false,
             Self::Other(body) => body.is_end_stream(),
         }
     }
@@ -181,7 +202,7 @@ impl Body for Reply {
     fn size_hint(&self) -> SizeHint {
         match self {
             // No exact size: a gRPC answer has no `content-length`.
-            Self::End | Self::Message(..) | Self::Trailers => SizeHint::default(),
+            Self::End | Self::Message(..) | Self::Stream(_) | Self::Trailers => SizeHint::default(),
             Self::Other(body) => body.size_hint(),
         }
     }

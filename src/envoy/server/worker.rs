@@ -35,7 +35,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// A message of 64 KiB arrives in one frame.
 const FRAME_BYTES_MAX: u32 = 128 * 1024;
 
-/// Streams on one connection. Far above Envoy's circuit breaker (1024 by default): a refused stream would be a Check
+/// Streams on one connection, beside those of responses. Far above Envoy's circuit breaker (1024 by default): a refused stream would be a Check
 /// that failed without a word, while the engine answers overload with a readable denial.
 const STREAMS_MAX: u32 = 8192;
 
@@ -73,6 +73,12 @@ pub(super) struct Shared<C> {
     draining: watch::Receiver<bool>,
 }
 
+/// Responses above the limit are refused by an answer, so the transport has room for as many again.
+fn streams_max(settings: &Settings) -> u32 {
+    let responses = u32::try_from(settings.process_streams_max).unwrap_or(u32::MAX);
+    responses.saturating_mul(2).saturating_add(STREAMS_MAX)
+}
+
 impl<C: Check> Shared<C> {
     pub(super) fn new(
         check: C,
@@ -89,7 +95,7 @@ impl<C: Check> Shared<C> {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_frame_size(FRAME_BYTES_MAX)
-            .max_concurrent_streams(STREAMS_MAX)
+            .max_concurrent_streams(streams_max(settings))
             .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
             .max_header_list_size(settings.metadata_bytes_max)
             .keep_alive_interval(KEEPALIVE_INTERVAL)

@@ -23,16 +23,26 @@ fn any_span() -> impl Strategy<Value = Span> {
     ]
 }
 
+fn any_actual() -> impl Strategy<Value = Actual> {
+    prop_oneof![
+        3 => Just(Actual::Held),
+        1 => Just(Actual::Usage),
+        1 => (0..=SCALE_MAX, 0..=AMOUNT_MAX).prop_map(|(scale, min)| Actual::Bytes { scale, min }),
+    ]
+}
+
 fn any_line() -> impl Strategy<Value = ((Line, Promise), Arc<str>)> {
     let mode = proptest::sample::select(&[Mode::Attempt, Mode::Consume, Mode::Gate, Mode::Track][..]);
     let count_on = proptest::sample::select(&[CountOn::Admitted, CountOn::Forwarded, CountOn::Success][..]);
     let units = 0_u64..=AMOUNT_MAX;
-    let flags = any::<[bool; 5]>();
+    let flags = (any::<[bool; 5]>(), any::<[bool; 2]>(), any_actual());
     (any::<u128>(), "[a-z0-9:.-]{0,60}", any_span(), mode, units.clone(), units, flags, count_on).prop_map(
-        |(counter, label, span, mode, amount, max, [strict, release, reset, timeout, upstream_5xx], count_on)| {
+        |(counter, label, span, mode, amount, max, (flags, [is_error, protocol_error], actual), count_on)| {
+            let [strict, release, reset, timeout, upstream_5xx] = flags;
             let label = Arc::from(label);
             let line = Line { counter: CounterId(counter), label, span, mode, amount, max, strict, release };
-            let promise = Promise { count_on, refund_on: RefundOn { reset, timeout, upstream_5xx } };
+            let refund_on = RefundOn { is_error, protocol_error, reset, timeout, upstream_5xx };
+            let promise = Promise { count_on, refund_on, actual };
             ((line, promise), Arc::from(format!("n{counter:x}")))
         },
     )
@@ -63,7 +73,7 @@ fn small() -> Token {
         strict: true,
         release: false,
     };
-    let promise = Promise { count_on: CountOn::Forwarded, refund_on: RefundOn::default() };
+    let promise = Promise { count_on: CountOn::Forwarded, refund_on: RefundOn::default(), actual: Actual::Held };
     let id = ReservationId::from_token("9264854546074171864").unwrap();
     let booking = Booking { id, attempt: Attempt(1), digest: 2, lines: [line].into() };
     let (names, policy) = ([Arc::from("deletions")].into(), Arc::from("ops"));
@@ -140,11 +150,46 @@ fn another_format_is_told_from_a_forgery() {
     let body = &good[..good.len() - SIGNATURE_BYTES];
     assert_eq!(Token::read(sign(body).as_bytes(), &keys()), Ok(small()));
     let mut newer = body.to_vec();
-    newer[0] = VERSION + 1;
+    newer[0] = VERSION_BODY + 1;
     let longer = [body, b"x"].concat();
-    for bytes in [&newer[..], &longer, b"", &body[..body.len() - 1]] {
+    // Every version has its own length, and what one byte less can say is not said in the longer one.
+    let mut other = body.to_vec();
+    other[0] = VERSION_BODY;
+    for bytes in [&newer[..], &longer, &other, b"", &body[..body.len() - 1]] {
         assert_eq!(Token::read(sign(bytes).as_bytes(), &keys()), Err(TokenError::Version));
     }
+}
+
+/// Replicas of the version before read what they can settle, and this one reads what they wrote.
+#[test]
+fn only_what_needs_the_body_has_the_newer_format() {
+    let version = |token: &Token| URL_SAFE_NO_PAD.decode(token.sign(&keys()).unwrap()).unwrap()[0];
+    let with = |promise: Promise| Token { promises: [promise].into(), ..small() };
+    let plain = small().promises[0];
+    assert_eq!(version(&small()), VERSION);
+    for promise in [
+        Promise { refund_on: RefundOn { is_error: true, ..RefundOn::default() }, ..plain },
+        Promise { refund_on: RefundOn { protocol_error: true, ..RefundOn::default() }, ..plain },
+        Promise { actual: Actual::Usage, ..plain },
+        Promise { actual: Actual::Bytes { scale: SCALE_MAX, min: AMOUNT_MAX }, ..plain },
+    ] {
+        let token = with(promise);
+        assert_eq!(version(&token), VERSION_BODY, "{promise:?}");
+        let text = token.sign(&keys()).unwrap();
+        assert_eq!(Token::read(text.as_bytes(), &keys()), Ok(token));
+    }
+    for actual in [Actual::Bytes { scale: SCALE_MAX + 1, min: 0 }, Actual::Bytes { scale: 0, min: AMOUNT_MAX + 1 }] {
+        let text = with(Promise { actual, ..plain }).sign(&keys()).unwrap();
+        assert_eq!(Token::read(text.as_bytes(), &keys()), Err(TokenError::Version), "{actual:?}");
+    }
+}
+
+/// A token as the version before wrote it, for the keys of these tests.
+#[test]
+fn a_token_of_the_version_before_is_read() {
+    const WRITTEN: &str = "AQEBAQEBAQEBA29wc4Cg8cKxNBM5MjY0ODU0NTQ2MDc0MTcxODY0AAAAAAAAAAEAAAAAAAAAAgEAAAAAAAAAAAAAAAAAAAAFEmRlbGV0aW9uczpob3VyLXV0Y2MBZgEFY4Dd2wGA3dsBgN3bAQlkZWxldGlvbnMjw3vAQ4JpWDkyIKgzQtCC";
+    assert_eq!(small().sign(&keys()).as_deref(), Some(WRITTEN));
+    assert_eq!(Token::read(WRITTEN.as_bytes(), &keys()), Ok(small()));
 }
 
 #[test]

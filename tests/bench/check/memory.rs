@@ -12,7 +12,7 @@ use mcp_authz_core::decision::{Denial, Reason};
 use mcp_authz_core::ledger::machine::Bounds;
 use mcp_authz_core::ledger::{Attempt, Code, CounterId, Finish, Line, Span, Speaker};
 use mcp_authz_core::quota::{
-    Calendar, Charge, CountOn, CounterKey, Measure, Mode, OnExpiry, OnUnavailable, RefundOn, Terms, Unit,
+    Actual, Calendar, Charge, CountOn, CounterKey, Measure, Mode, OnExpiry, OnUnavailable, RefundOn, Terms, Unit,
 };
 use tokio::time::{Duration, Instant};
 
@@ -144,6 +144,7 @@ fn charges(counters: usize) -> Vec<Charge> {
             disclose: false,
             count_on: CountOn::Forwarded,
             refund_on: RefundOn::default(),
+            actual: Actual::default(),
             on_unavailable: OnUnavailable::Deny,
             on_expiry: OnExpiry::Keep,
         };

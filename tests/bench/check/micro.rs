@@ -9,10 +9,12 @@ use bytes::Bytes;
 use mcp_authz::clock::{Clock, SystemClock};
 use mcp_authz::config::Config;
 use mcp_authz::engine::Engine;
-use mcp_authz::envoy::check::{Adapter, Settings};
+use mcp_authz::envoy::check::{Adapter, After, Settings};
 use mcp_authz::envoy::server::{CallMeta, Check as _};
 use mcp_authz::envoy::wire;
+use mcp_authz::quota::Ledger as _;
 use mcp_authz::quota::embedded::{EmbeddedLedger, settle_leaks};
+use mcp_authz::response::{self, NoPins, Responses};
 use mcp_authz::settle::Settler;
 use mcp_authz::state::State;
 use mcp_authz::telemetry::audit::{AuditSink, Sink, WhenUnavailable};
@@ -121,7 +123,9 @@ impl Whole {
             check: config.timeouts.check,
             margin: config.timeouts.margin,
             accept_lossy_body: false,
+            response: response::Settings::default(),
         };
+        let keys = Arc::clone(&ledger);
         let settler = Settler {
             ledger,
             clock: Arc::clone(&clock),
@@ -130,7 +134,10 @@ impl Whole {
             hold: config.timeouts.lease,
         };
         let (settlements, _) = settler.start();
-        let adapter = Adapter::new(engine, state, clock, metrics, audit, settings, settlements);
+        let (states, clocks, sink) = (Arc::clone(&state), Arc::clone(&clock), Arc::clone(&audit));
+        let responses = Responses::new(states, move || keys.keys(), Arc::new(NoPins), clocks, metrics.clone(), sink);
+        let after = After { settlements, responses: Arc::new(responses) };
+        let adapter = Adapter::new(engine, state, clock, metrics, audit, settings, after);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let whole = Self { adapter, runtime, _folder: folder };
         let answer = whole.check(&requests::check_request(&requests::body(300)).into());

@@ -129,11 +129,11 @@ fn render(settings: &Settings) -> String {
     let body_bytes_max = format!("max_request_bytes: {}", settings.body_bytes_max);
     let bytes = "max_request_bytes: 1048576";
     text = replaced(&text, 2, bytes, &body_bytes_max);
+    text = replaced(&text, 2, "{pipe: {path: /run/mcp-authz/authz.sock}}", &authorizer);
     for (from, to) in [
         ("port_value: 9901", "port_value: 0"),
         ("port_value: 10000", &format!("port_value: {}", settings.port)),
         ("{socket_address: {address: 127.0.0.1, port_value: 8080}}", &socket(settings.upstream)),
-        ("{pipe: {path: /run/mcp-authz/authz.sock}}", &authorizer),
         (
             "{cluster_name: mcp_authz}, timeout: 1s",
             &format!("{{cluster_name: mcp_authz}}, timeout: {}", settings.check_timeout),

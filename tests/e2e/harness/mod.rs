@@ -1,6 +1,7 @@
 //! What every table needs: processes that end with their owner, waits with deadlines, raw clients, and recording servers.
 
 pub(crate) mod authz;
+pub(crate) mod client;
 pub(crate) mod envoy;
 pub(crate) mod fixture;
 pub(crate) mod http1;
@@ -8,6 +9,7 @@ pub(crate) mod http2;
 pub(crate) mod message;
 pub(crate) mod process;
 pub(crate) mod rude;
+pub(crate) mod shop;
 pub(crate) mod stack;
 pub(crate) mod stub;
 pub(crate) mod upstream;

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use mcp_authz_core::{
     decision::{Denial, Reason},
     quota::{
-        Calendar, Charge, CountOn, CounterKey, Measure, Mode, OnExpiry, OnUnavailable, RefundOn, Terms, Unit, Weekday,
-        Zone,
+        Actual, Calendar, Charge, CountOn, CounterKey, Measure, Mode, OnExpiry, OnUnavailable, RefundOn, Terms, Unit,
+        Weekday, Zone,
     },
 };
 
@@ -67,6 +67,7 @@ impl Limit {
             disclose: false,
             count_on: CountOn::Forwarded,
             refund_on: RefundOn::default(),
+            actual: Actual::default(),
             on_unavailable: self.on_unavailable,
             on_expiry: OnExpiry::Keep,
         };

@@ -8,7 +8,7 @@ use crate::decision::{Denial, Reason, Rule, pointer};
 use crate::document::{Cursor, Fields, quoted};
 use crate::policy::limit::{Counter, Limit, Owner, Part};
 use crate::policy::window::Kind;
-use crate::quota::{Mode, Terms};
+use crate::quota::{Actual, Mode, Terms};
 
 /// Limits of one tool, and of `all_tools`.
 pub const LIMITS_MAX: usize = 8;
@@ -118,6 +118,7 @@ impl<'a> Compiler<'a> {
                 out.iter().chain(shared).for_each(|earlier| refuse_other_charge(item, &limit, earlier));
             } else {
                 refuse_equal_counters(item, &limit, &out, shared);
+                refuse_other_usage(item, &limit, out.iter().chain(shared));
             }
             out.push(limit);
         }
@@ -133,6 +134,7 @@ impl<'a> Compiler<'a> {
         let mode = terms::read_mode(&keys, counter.as_deref());
         let amount = terms::read_amount(&keys, place, mode, counter.as_deref(), (self.version, self.compat));
         let max = terms::read_max(&keys, mode, counter.as_deref());
+        terms::check_hold(&keys, amount.as_ref(), max);
         let settlement = terms::read_settlement(&keys, mode, counter.as_deref());
         let disclose = keys.optional("disclose").map_or(Some(false), |cursor| cursor.bool());
         let message = read_message(&keys);
@@ -143,6 +145,7 @@ impl<'a> Compiler<'a> {
         let message = message.unwrap_or_else(|| default_message(&short));
         let rule = Rule { pointer: short.into(), exact: Some(exact.into()) };
         let terms::Settlement { count_on, refund_on, on_unavailable, on_expiry } = settlement?;
+        let amount = amount?;
         let terms = Terms {
             policy: Arc::clone(&self.policy),
             name: Arc::clone(&counter.name),
@@ -154,6 +157,7 @@ impl<'a> Compiler<'a> {
             disclose: disclose?,
             count_on,
             refund_on,
+            actual: amount.actual(),
             on_unavailable,
             on_expiry,
         };
@@ -161,7 +165,7 @@ impl<'a> Compiler<'a> {
             true => counter.window.full_key(max),
             false => Arc::clone(&counter.window.key),
         };
-        Some(Limit { window_key, mode, max, amount: amount?, terms: Arc::new(terms), counter })
+        Some(Limit { window_key, mode, max, amount, terms: Arc::new(terms), counter })
     }
 
     /// The counter that a limit means: the declared one of that name, or else its own.
@@ -221,7 +225,7 @@ fn refuse_other_charge(cursor: &Cursor<'_>, limit: &Limit, earlier: &Limit) {
         );
     } else if limit.amount != earlier.amount {
         let message = format!("one call would add two amounts to the counter {name}: here, and at {there}");
-        cursor.defect_with_hint(message, "use the same `increment_from`, `on_missing` and `min_increment`");
+        cursor.defect_with_hint(message, "use the same `increment_from`, `hold`, `on_missing` and `min_increment`");
     } else if !agree(&limit.terms, &earlier.terms) {
         let message = format!("the counter {name} would count one call in two ways: here, and at {there}");
         cursor.defect_with_hint(message, "use the same `count_on`, `refund_on` and `on_expiry`");
@@ -249,6 +253,18 @@ fn refuse_equal_counters(cursor: &Cursor<'_>, limit: &Limit, before: &[Limit], s
         .find(|other| other.terms.name == limit.terms.name && other.counter.window != limit.counter.window);
     if let Some(other) = elsewhere {
         cursor.defect_with_hint(other_window(&other.terms.window), "`all_tools` has it too: give it another name");
+    }
+}
+
+/// What a result says is told by the name of the counter, so one name stands for one part of it in one call.
+fn refuse_other_usage<'l>(cursor: &Cursor<'_>, limit: &Limit, mut others: impl Iterator<Item = &'l Limit>) {
+    let told = |limit: &Limit| (limit.amount.actual() == Actual::Usage).then(|| Arc::clone(&limit.terms.name));
+    let Some(name) = told(limit) else { return };
+    let other = |other: &&Limit| told(other).is_some_and(|told| told == name) && !limit.amount.tells_as(&other.amount);
+    if let Some(other) = others.find(other) {
+        let there = other.terms.denial.rule.exact.as_deref().unwrap_or_default();
+        let message = format!("{} reads one part of a result here, and another at {there}", quoted(&name));
+        cursor.defect_with_hint(message, "give one of the counters another name");
     }
 }
 

@@ -10,8 +10,17 @@ use crate::policy::window::Kind;
 use crate::quota::{CountOn, Mode, OnExpiry, OnUnavailable, RefundOn};
 
 /// What version 2 adds to a limit, besides what makes its counter.
-pub(super) const KEYS: &[&str] =
-    &["mode", "on_missing", "min_increment", "count_on", "refund_on", "on_unavailable", "on_expiry", "disclose"];
+pub(super) const KEYS: &[&str] = &[
+    "mode",
+    "hold",
+    "on_missing",
+    "min_increment",
+    "count_on",
+    "refund_on",
+    "on_unavailable",
+    "on_expiry",
+    "disclose",
+];
 
 /// When a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +83,7 @@ pub(super) fn read_amount(
     let scale = counter.and_then(|counter| counter.scale);
     let from = keys.optional("increment_from");
     let calls_only = counter.filter(|counter| counter.window.counts_calls_only());
-    for key in ["increment_from", "on_missing", "min_increment"] {
+    for key in ["increment_from", "hold", "on_missing", "min_increment"] {
         let Some(cursor) = keys.optional(key) else { continue };
         if mode == Some(Mode::Gate) {
             cursor.defect("a gate adds nothing: it has no amount");
@@ -94,9 +103,20 @@ pub(super) fn read_amount(
         let hint = "drop `compat` to deny it".to_owned();
         from.warn("`compat: lenient` lets a negative amount pass, at no cost", Some(hint));
     }
+    if let (Some(from), Some(Mode::Attempt), true) = (&from, mode, is_of_answer(source.as_ref())) {
+        let message = "`mode: attempt` counts denied calls too, and those have no answer to measure";
+        from.defect_with_hint(message, "`consume` or `track`");
+        return None;
+    }
+    let hold = read_hold(keys, source.as_ref(), scale);
     let on_missing = keys.optional("on_missing").map(|cursor| match &source {
-        Some(Source::Call | Source::Bytes(None) | Source::RequestBytes | Source::Nothing) => {
+        Some(Source::Call | Source::Bytes(None) | Source::RequestBytes | Source::ResponseBytes | Source::Nothing) => {
             cursor.defect("the amount is never missing here: `on_missing` is for an `increment_from` with a path");
+            None
+        }
+        Some(Source::Result(_)) if is_text(&cursor, "deny") => {
+            let message = "the call has run when its result is read, so nothing can be denied any more";
+            cursor.defect_with_hint(message, "a number of units; without the key the hold stays");
             None
         }
         _ if is_text(&cursor, "deny") => Some(None),
@@ -109,7 +129,52 @@ pub(super) fn read_amount(
         }
         _ => read_units(&cursor, scale, ""),
     });
-    Some(Amount { source: source?, scale, on_missing: on_missing.unwrap_or(Some(None))?, min: min.unwrap_or(Some(0))? })
+    let (on_missing, min) = (on_missing.unwrap_or(Some(None))?, min.unwrap_or(Some(0))?);
+    Some(Amount { source: source?, scale, on_missing, min, hold: hold? })
+}
+
+fn is_of_answer(source: Option<&Source>) -> bool {
+    source.is_some_and(Source::is_of_answer)
+}
+
+/// Reads `hold`: 0 where there is none. It has no default, because none is right: too little lets many calls at once past the
+/// limit, too much lets one call through at a time, and what a call costs only its author knows.
+fn read_hold(keys: &Fields<'_>, source: Option<&Source>, scale: Option<u8>) -> Option<u64> {
+    match (keys.optional("hold"), is_of_answer(source)) {
+        (None, false) => Some(0),
+        (Some(cursor), false) => {
+            // A source with a defect says nothing of whether it wants a hold.
+            if source.is_some() {
+                let message = "the amount is known before the call: `hold` is for `response.bytes` and `result.…`";
+                cursor.defect(message);
+            }
+            None
+        }
+        (None, true) => {
+            let message = "missing key `hold`: the units that count while the answer is not known";
+            keys.map().defect_with_hint(message, "what such a call costs at most, or nearly so");
+            None
+        }
+        (Some(cursor), true) => {
+            let hold = read_units(&cursor, scale, "")?;
+            if hold == 0 {
+                cursor.defect("a hold of nothing lets any number of calls at once past the limit: at least one unit");
+                return None;
+            }
+            Some(hold)
+        }
+    }
+}
+
+/// A hold above `max` would deny every call.
+pub(super) fn check_hold(keys: &Fields<'_>, amount: Option<&Amount>, max: Option<u64>) {
+    let (Some(amount), Some(max)) = (amount, max) else { return };
+    if amount.hold > 0 && amount.least() > max {
+        let key = if amount.hold > max { "hold" } else { "min_increment" };
+        if let Some(cursor) = keys.optional(key) {
+            cursor.defect(format!("`{key}` is above `max`, so no call would pass"));
+        }
+    }
 }
 
 fn read_source(cursor: &Cursor<'_>, place: Place<'_>, version: Version) -> Option<Source> {
@@ -125,9 +190,13 @@ fn read_source(cursor: &Cursor<'_>, place: Place<'_>, version: Version) -> Optio
     let inside = |name: &str| text.strip_prefix(name)?.strip_prefix('(')?.strip_suffix(')');
     let source = if text == "request.bytes" {
         Source::RequestBytes
-    } else if text == "response.bytes" || text == "usage" || text.starts_with("usage.") {
-        let hint = "responses are not looked at yet; `bytes(args)` and `request.bytes` measure what is sent";
-        cursor.defect_with_hint(format!("{} is known only after the call", quoted(text)), hint);
+    } else if text == "response.bytes" {
+        Source::ResponseBytes
+    } else if text.starts_with("result.") {
+        Source::Result(super::read_path_below(cursor, text, "result")?)
+    } else if text == "usage" || text.starts_with("usage.") {
+        let hint = "the whole path, such as `result._meta.usage.total_tokens`";
+        cursor.defect_with_hint(format!("{} names no part of a result", quoted(text)), hint);
         return None;
     } else if let Some(path) = inside("bytes") {
         Source::Bytes(if path == "args" { None } else { Some(super::read_path_text(cursor, path)?) })
@@ -139,9 +208,9 @@ fn read_source(cursor: &Cursor<'_>, place: Place<'_>, version: Version) -> Optio
     } else {
         Source::Argument(super::read_path_text(cursor, text)?)
     };
-    let of_one_tool = !matches!(source, Source::Bytes(None) | Source::RequestBytes);
-    if place.amount_from() == AmountFrom::Refused && of_one_tool {
-        let message = "a limit of `all_tools` takes `bytes(args)` or `request.bytes`: \
+    let of_any_tool = matches!(source, Source::Bytes(None) | Source::RequestBytes) || source.is_of_answer();
+    if place.amount_from() == AmountFrom::Refused && !of_any_tool {
+        let message = "a limit of `all_tools` takes `bytes(args)`, `request.bytes`, `response.bytes` or `result.…`: \
                        every other amount needs the arguments of one tool";
         cursor.defect(message);
         return None;
@@ -238,10 +307,11 @@ pub(super) fn read_settlement(keys: &Fields<'_>, mode: Option<Mode>, counter: Op
     }
     match count_on.flatten() {
         Some(Counted::On(CountOn::Admitted)) => refuse("refund_on", "`count_on: admitted` keeps what was let go"),
-        Some(Counted::On(CountOn::Success)) => {
+        // Of what the body says it knows nothing, so those words add to it.
+        Some(Counted::On(CountOn::Success)) if refund_on.flatten().is_some_and(|words| !words.is_of_body_only()) => {
             refuse("refund_on", "`count_on: success` gives units back on every failure already");
         }
-        Some(Counted::On(CountOn::Forwarded) | Counted::Attempt) | None => {}
+        Some(Counted::On(CountOn::Forwarded | CountOn::Success) | Counted::Attempt) | None => {}
     }
     if on_expiry == Some(Some(OnExpiry::Release)) {
         if let Some(Kind::InFlight { .. } | Kind::Streak { .. }) = kind {
@@ -280,7 +350,7 @@ fn read_count_on(cursor: &Cursor<'_>) -> Option<Counted> {
 }
 
 fn read_refund_on(cursor: &Cursor<'_>) -> Option<RefundOn> {
-    const WORDS: &[&str] = &["upstream_5xx", "timeout", "reset"];
+    const WORDS: &[&str] = &["upstream_5xx", "timeout", "reset", "protocol_error", "is_error"];
     let items = cursor.items()?;
     if items.is_empty() {
         cursor.defect("needs at least one word; without the key nothing is given back");
@@ -289,18 +359,13 @@ fn read_refund_on(cursor: &Cursor<'_>) -> Option<RefundOn> {
     let mut refund_on = RefundOn::default();
     let mut sound = true;
     for item in items {
-        let text = item.string()?;
-        if matches!(text, "protocol_error" | "is_error") {
-            let hint = "responses are not looked at yet; `upstream_5xx`, `timeout` and `reset` are seen without them";
-            item.defect_with_hint(format!("{} needs the body of the response", quoted(text)), hint);
-            sound = false;
-            continue;
-        }
         let Some(word) = item.one_of(WORDS) else {
             sound = false;
             continue;
         };
         let slot = match word {
+            "is_error" => &mut refund_on.is_error,
+            "protocol_error" => &mut refund_on.protocol_error,
             "reset" => &mut refund_on.reset,
             "timeout" => &mut refund_on.timeout,
             _ => &mut refund_on.upstream_5xx,

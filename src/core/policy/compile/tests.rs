@@ -453,6 +453,33 @@ proptest::proptest! {
 }
 
 #[test]
+fn hidden_tools_are_told_as_unknown_ones_only_where_the_policy_answers_for_both() {
+    let told = |rest: &str| {
+        let text = format!("{{{rest}}}");
+        compile_text(&text, Format::Json).map(|compiled| compiled.policy.hides_as_unknown())
+    };
+    assert_eq!(told(r#""version":"2","default":"deny","hidden_as":"unknown""#), Ok(true));
+    assert_eq!(told(r#""version":"2","default":"deny""#), Ok(false));
+    for (rest, expected) in [
+        (
+            r#""version":"2","default":"allow","hidden_as":"unknown","hide":["x"]"#,
+            "/hidden_as: under `default: allow` the server answers for tools that it does not know, and its text differs: \
+             hidden tools could be told from unknown ones (`default: deny`, and name the tools that may be called)",
+        ),
+        (
+            r#""version":"2","default":"deny","hidden_as":"denied""#,
+            "/hidden_as: expected one of `unknown`, found `denied`",
+        ),
+        (
+            r#""version":"1","default":"deny","hidden_as":"unknown""#,
+            "/hidden_as: `hidden_as` is not part of version 1 of the policy language (write `version: \"2\"`)",
+        ),
+    ] {
+        assert_eq!(told(rest).unwrap_err(), [format!("p:1: {expected}")]);
+    }
+}
+
+#[test]
 fn a_defect_of_a_pattern_is_one_line_without_control_characters() {
     let text = r#"{"version":"1","default":"deny","tools":{"t":{"require":[{"conditions":[{"path":"args.a","op":"regex","value":"[[:a\n\u001b[31m:]]"}]}]}}}"#;
     let source = Source { id: "p", file: "p.json", bytes: text.as_bytes(), format: crate::document::Format::Json };

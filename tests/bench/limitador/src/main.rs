@@ -26,7 +26,7 @@ use mcp_authz::{
 use mcp_authz_core::{
     decision::{Denial, Reason},
     quota::{
-        Calendar, Charge, CountOn, CounterKey, Measure, Mode, OnExpiry, OnUnavailable, RefundOn, Terms, Unit,
+        Actual, Calendar, Charge, CountOn, CounterKey, Measure, Mode, OnExpiry, OnUnavailable, RefundOn, Terms, Unit,
     },
 };
 use test_redis::RedisServer;
@@ -180,6 +180,7 @@ fn charge(index: usize) -> Charge {
         disclose: false,
         count_on: CountOn::Forwarded,
         refund_on: RefundOn::default(),
+        actual: Actual::default(),
         on_unavailable: OnUnavailable::Deny,
         on_expiry: OnExpiry::Keep,
     };

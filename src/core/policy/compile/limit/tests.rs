@@ -376,13 +376,33 @@ const REFUSALS: &[Refusal] = &[
     ),
     (
         LIMIT,
-        r#""counter":"c","window":"hour","scope":"grant","max":1,"refund_on":["is_error"]"#,
-        r#"@/refund_on/0: `is_error` needs the body of the response (responses are not looked at yet; `upstream_5xx`, `timeout` and `reset` are seen without them)"#,
+        r#""counter":"c","window":"hour","scope":"grant","max":1,"refund_on":["is_error","protocol_error","is_error"]"#,
+        r#"@/refund_on/2: `is_error` is in the list already"#,
+    ),
+    (
+        LIMIT,
+        r#""counter":"c","window":"hour","scope":"grant","max":1,"count_on":"success","refund_on":["is_error","timeout"]"#,
+        r#"@/refund_on: `count_on: success` gives units back on every failure already"#,
+    ),
+    (
+        LIMIT,
+        r#""counter":"c","window":"hour","scope":"grant","max":1,"count_on":"admitted","refund_on":["protocol_error"]"#,
+        r#"@/refund_on: `count_on: admitted` keeps what was let go"#,
+    ),
+    (
+        LIMIT,
+        r#""counter":"c","window":"in_flight","scope":"grant","max":1,"refund_on":["is_error"]"#,
+        r#"@/refund_on: a call in flight gives its place back when it ends, however it ends"#,
+    ),
+    (
+        LIMIT,
+        r#""counter":"c","window":"hour","scope":"grant","max":1,"mode":"gate","refund_on":["is_error"]"#,
+        r#"@/refund_on: a gate adds nothing: nothing can come back"#,
     ),
     (
         LIMIT,
         r#""counter":"c","window":"hour","scope":"grant","max":1,"refund_on":["5xx"]"#,
-        r#"@/refund_on/0: expected one of `upstream_5xx`, `timeout`, `reset`, found `5xx`"#,
+        r#"@/refund_on/0: expected one of `upstream_5xx`, `timeout`, `reset`, `protocol_error`, `is_error`, found `5xx`"#,
     ),
     (
         LIMIT,
@@ -472,12 +492,107 @@ const REFUSALS: &[Refusal] = &[
     (
         LIMIT,
         r#""counter":"c","window":"hour","scope":"grant","max":1,"increment_from":"response.bytes""#,
-        r#"@/increment_from: `response.bytes` is known only after the call (responses are not looked at yet; `bytes(args)` and `request.bytes` measure what is sent)"#,
+        r#"@: missing key `hold`: the units that count while the answer is not known (what such a call costs at most, or nearly so)"#,
     ),
     (
         LIMIT,
         r#""counter":"c","window":"hour","scope":"grant","max":1,"increment_from":"usage.total_tokens""#,
-        r#"@/increment_from: `usage.total_tokens` is known only after the call (responses are not looked at yet; `bytes(args)` and `request.bytes` measure what is sent)"#,
+        r#"@/increment_from: `usage.total_tokens` names no part of a result (the whole path, such as `result._meta.usage.total_tokens`)"#,
+    ),
+    (
+        LIMIT,
+        r#""counter":"c","window":"hour","scope":"grant","max":1,"increment_from":"result","hold":1"#,
+        r#"@/increment_from: expected a path that starts with `args.`, found `result` (only the arguments of the call can be judged)"#,
+    ),
+    (
+        LIMIT,
+        r#""counter":"c","window":"hour","scope":"grant","max":1,"increment_from":"result.a..b","hold":1"#,
+        r#"@/increment_from: `result.a..b`: a name in the path is empty"#,
+    ),
+    (
+        LIMIT,
+        r#""counter":"c","window":"hour","scope":"grant","max":1,"increment_from":"result.content[0]","hold":1"#,
+        r#"@/increment_from: `result.content[0]`: elements of a list cannot be named"#,
+    ),
+    (
+        LIMIT,
+        r#""counter":"c","window":"hour","scope":"grant","max":1,"increment_from":"bytes(result.a)","hold":1"#,
+        r#"@/increment_from: expected a path that starts with `args.`, found `result.a` (only the arguments of the call can be judged)"#,
+    ),
+    (
+        LIMIT,
+        r#""counter":"c","window":"hour","scope":"grant","max":1,"increment_from":"response.bytes","hold":0"#,
+        r#"@/hold: a hold of nothing lets any number of calls at once past the limit: at least one unit"#,
+    ),
+    (
+        LIMIT,
+        r#""counter":"c","window":"hour","scope":"grant","max":1,"increment_from":"response.bytes","hold":2"#,
+        r#"@/hold: `hold` is above `max`, so no call would pass"#,
+    ),
+    (
+        LIMIT,
+        r#""counter":"c","window":"hour","scope":"grant","max":1,"increment_from":"response.bytes","hold":1,"min_increment":2"#,
+        r#"@/min_increment: `min_increment` is above `max`, so no call would pass"#,
+    ),
+    (
+        LIMIT,
+        r#""counter":"c","window":"hour","scope":"grant","max":9,"increment_from":"response.bytes","hold":1.5"#,
+        r#"@/hold: expected a whole number from 0 to 4503599627370496, found `1.5`"#,
+    ),
+    (
+        LIMIT,
+        r#""counter":"c","window":"hour","scope":"grant","max":1,"hold":1"#,
+        r#"@/hold: the amount is known before the call: `hold` is for `response.bytes` and `result.…`"#,
+    ),
+    (
+        LIMIT,
+        r#""counter":"c","window":"hour","scope":"grant","max":1,"increment_from":"args.n","hold":1"#,
+        r#"@/hold: the amount is known before the call: `hold` is for `response.bytes` and `result.…`"#,
+    ),
+    (
+        LIMIT,
+        r#""counter":"c","window":"hour","scope":"grant","max":1,"increment_from":"response.bytes","hold":1,"on_missing":1"#,
+        r#"@/on_missing: the amount is never missing here: `on_missing` is for an `increment_from` with a path"#,
+    ),
+    (
+        LIMIT,
+        r#""counter":"c","window":"hour","scope":"grant","max":1,"increment_from":"result.n","hold":1,"on_missing":"deny""#,
+        r#"@/on_missing: the call has run when its result is read, so nothing can be denied any more (a number of units; without the key the hold stays)"#,
+    ),
+    (
+        LIMIT,
+        r#""counter":"c","window":"hour","scope":"grant","max":1,"mode":"attempt","increment_from":"response.bytes","hold":1"#,
+        r#"@/increment_from: `mode: attempt` counts denied calls too, and those have no answer to measure (`consume` or `track`)"#,
+    ),
+    (
+        LIMIT,
+        r#""counter":"c","window":"hour","scope":"grant","max":1,"mode":"gate","increment_from":"response.bytes","hold":1"#,
+        r#"@/increment_from: a gate adds nothing: it has no amount"#,
+    ),
+    (
+        LIMIT,
+        r#""counter":"c","window":"hour","scope":"grant","max":1,"mode":"gate","hold":1"#,
+        r#"@/hold: a gate adds nothing: it has no amount"#,
+    ),
+    (
+        LIMIT,
+        r#""counter":"c","window":"in_flight","scope":"grant","max":1,"increment_from":"result.n","hold":1"#,
+        r#"@/increment_from: `in flight` counts calls: it has no other amount"#,
+    ),
+    (
+        LIMIT,
+        r#""counter":"c","window":{"streak":{"idle":"1m"}},"scope":"grant","max":1,"increment_from":"response.bytes","hold":1"#,
+        r#"@/increment_from: `streak` counts calls: it has no other amount"#,
+    ),
+    (
+        LIST,
+        r#"{"counter":"x","window":"hour","scope":"grant","max":9,"increment_from":"result.a","hold":1},{"counter":"x","window":"hour","scope":"policy","max":9,"increment_from":"result.b","hold":1}"#,
+        r#"/tools/t/limits/1: `x` reads one part of a result here, and another at @ (give one of the counters another name)"#,
+    ),
+    (
+        LIST,
+        r#"{"counter":"c","max":9,"increment_from":"response.bytes","hold":1},{"counter":"c","max":9,"increment_from":"response.bytes","hold":2}"#,
+        r#"/tools/t/limits/1: one call would add two amounts to the counter `c`: here, and at @ (use the same `increment_from`, `hold`, `on_missing` and `min_increment`)"#,
     ),
     (
         LIMIT,
@@ -487,7 +602,7 @@ const REFUSALS: &[Refusal] = &[
     (
         TOP,
         r#""all_tools":{"limits":[{"counter":"c","window":"hour","scope":"grant","max":1,"increment_from":"bytes(args.a)"}]}"#,
-        r#"/all_tools/limits/0/increment_from: a limit of `all_tools` takes `bytes(args)` or `request.bytes`: every other amount needs the arguments of one tool"#,
+        r#"/all_tools/limits/0/increment_from: a limit of `all_tools` takes `bytes(args)`, `request.bytes`, `response.bytes` or `result.…`: every other amount needs the arguments of one tool"#,
     ),
     (TOP, r#""counters":[]"#, r#"/counters: expected a map, found a list"#),
     (
@@ -526,7 +641,7 @@ const REFUSALS: &[Refusal] = &[
     (
         LIST,
         r#"{"counter":"c","max":1},{"counter":"c","max":1,"increment_from":"args.n"}"#,
-        r#"/tools/t/limits/1: one call would add two amounts to the counter `c`: here, and at @ (use the same `increment_from`, `on_missing` and `min_increment`)"#,
+        r#"/tools/t/limits/1: one call would add two amounts to the counter `c`: here, and at @ (use the same `increment_from`, `hold`, `on_missing` and `min_increment`)"#,
     ),
     (
         LIST,
@@ -541,7 +656,7 @@ const REFUSALS: &[Refusal] = &[
     (
         BOTH,
         r#"{"counter":"c","max":1}|{"counter":"c","max":1,"increment_from":"bytes(args)"}"#,
-        r#"@: one call would add two amounts to the counter `c`: here, and at /all_tools/limits/0 (use the same `increment_from`, `on_missing` and `min_increment`)"#,
+        r#"@: one call would add two amounts to the counter `c`: here, and at /all_tools/limits/0 (use the same `increment_from`, `hold`, `on_missing` and `min_increment`)"#,
     ),
     (
         LIST,
@@ -597,11 +712,21 @@ fn what_version_2_has_loads() {
         r#""window":"hour","scope":"grant","max":1,"increment_from":"request.bytes","disclose":true"#,
         r#""window":"hour","scope":"grant","max":1,"refund_on":["upstream_5xx","timeout","reset"],"on_unavailable":"allow""#,
         r#""window":"hour","scope":"grant","mode":"track","increment_from":"args.n""#,
+        r#""window":"hour","scope":"grant","max":1,"refund_on":["protocol_error","is_error","reset"]"#,
+        r#""window":"hour","scope":"grant","max":1,"count_on":"success","refund_on":["protocol_error","is_error"]"#,
+        r#""window":{"streak":{"idle":"10m"}},"scope":"grant","max":3,"mode":"consume","refund_on":["is_error"]"#,
+        r#""window":"hour","scope":"grant","max":5,"increment_from":"response.bytes","hold":5,"min_increment":5"#,
+        r#""window":{"sliding":"1h"},"scope":"grant","max":5,"increment_from":"result._meta.usage.total_tokens","hold":1,"on_missing":0"#,
+        r#""window":{"token_bucket":{"refill":10,"per":"1m"}},"scope":"grant","max":5,"increment_from":"result.n","hold":1"#,
+        r#""window":"lifetime","scope":"grant","mode":"track","increment_from":"response.bytes","hold":51200"#,
+        r#""window":"month","scope":"group","max":20.5,"scale":2,"increment_from":"result._meta.cost","hold":0.01,"on_expiry":"release""#,
     ] {
         assert_eq!(warnings(&limit(&format!(r#""counter":"c",{body}"#))), [""; 0], "{body}");
     }
     let all = r#""all_tools":{"limits":[{"counter":"a","window":"day","scope":"grant","max":1,"increment_from":"bytes(args)"},
-        {"counter":"b","window":"day","scope":"tool","max":1,"increment_from":"request.bytes"}]}"#;
+        {"counter":"b","window":"day","scope":"tool","max":1,"increment_from":"request.bytes"},
+        {"counter":"c","window":"day","scope":"grant","max":1,"increment_from":"response.bytes","hold":1},
+        {"counter":"d","window":"day","scope":"grant","max":1,"increment_from":"result._meta.n","hold":1}]}"#;
     assert_eq!(warnings(all), [""; 0]);
 }
 
@@ -614,6 +739,7 @@ fn version_1_names_the_version_that_has_what_it_refuses() {
         "week_start",
         "scale",
         "mode",
+        "hold",
         "on_missing",
         "min_increment",
         "count_on",

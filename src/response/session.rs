@@ -1,0 +1,317 @@
+//! One response from its head to its end, and the record of it.
+
+use std::{sync::Arc, time::Duration};
+
+use mcp_authz_core::{
+    audit::ResponseRecord,
+    policy::Policy,
+    response::{Asked, Begun, Came, Exchange, Head, Kind, Report, Step},
+};
+use tokio::time::Instant;
+
+use super::{Replacement, Responses, Settings, Ticket, withheld::replacement};
+use crate::telemetry::metrics::{Label as _, NO_METHOD, OpenResponse, ResponseOutcome, UNKNOWN_SERVER, WithheldReason};
+
+/// From so many bytes on a piece is judged off the thread that serves Checks.
+const OFF_THREAD_BYTES: usize = 128 * 1024;
+
+/// What happens to a response after its head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// Nothing of it concerns us, or no more.
+    Pass,
+    /// Its body is to be handed in.
+    Body,
+    /// This goes out in its place.
+    Withheld(Replacement),
+}
+
+/// What goes out for a chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Chunk {
+    /// The chunk itself.
+    Same,
+    /// These bytes, maybe none.
+    Bytes(Vec<u8>),
+    /// Nothing any more: the response is to be cut off.
+    Cut,
+}
+
+/// Where a response stands.
+enum Stage {
+    /// Its head has not come.
+    Head,
+    /// Its body is under way.
+    Body(Box<Exchange>),
+    /// Nothing more is looked at.
+    Over,
+}
+
+/// One response.
+pub struct Session {
+    responses: Arc<Responses>,
+    settings: Settings,
+    stage: Stage,
+    /// What the ticket says, once it is verified.
+    ticket: Option<Ticket>,
+    policy: Option<Arc<Policy>>,
+    status: u16,
+    report: Report,
+    /// Why it was withheld by us rather than by the exchange.
+    withheld: Option<WithheldReason>,
+    outcome: Option<ResponseOutcome>,
+    /// Since when, by when the head had come.
+    begun: Option<Instant>,
+    held: usize,
+    _open: OpenResponse,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("outcome", &self.outcome).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// A response that is about to come.
+    #[must_use]
+    pub fn new(responses: &Arc<Responses>, settings: Settings) -> Self {
+        Self {
+            responses: Arc::clone(responses),
+            settings,
+            stage: Stage::Head,
+            ticket: None,
+            policy: None,
+            status: 0,
+            report: Report::default(),
+            withheld: None,
+            outcome: None,
+            begun: None,
+            held: 0,
+            _open: responses.metrics.response_open(),
+        }
+    }
+
+    /// A response without a ticket: Envoy's own, a denial, or one that needs nothing.
+    pub fn leave_alone(&mut self) -> Opened {
+        self.stage = Stage::Over;
+        self.outcome = Some(ResponseOutcome::LeftAlone);
+        Opened::Pass
+    }
+
+    /// Takes the head. `obstacle` says why it cannot be judged whatever the ticket says.
+    pub async fn head(&mut self, ticket: &[u8], head: &Head<'_>, obstacle: Option<WithheldReason>) -> Opened {
+        self.begun = Some(Instant::now());
+        self.status = head.status;
+        let read = Ticket::read(ticket, &(self.responses.keys)());
+        let ticket = match read {
+            Ok(ticket) => self.ticket.insert(ticket),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "A response was withheld because its ticket is not ours. Who reaches the gRPC listener, and do all replicas use one store?"
+                );
+                return self.withhold(WithheldReason::Ticket);
+            }
+        };
+        let job = match obstacle {
+            Some(reason) => Err(reason),
+            None => self.responses.job(ticket, &self.settings).await,
+        };
+        let job = match job {
+            Ok(job) => job,
+            Err(reason) => return self.withhold(reason),
+        };
+        self.policy = Some(Arc::clone(&job.policy));
+        match Exchange::begin(job, head) {
+            Begun::Pass => {
+                self.stage = Stage::Over;
+                self.outcome = Some(ResponseOutcome::Passed);
+                Opened::Pass
+            }
+            Begun::Body(exchange) => {
+                self.stage = Stage::Body(exchange);
+                Opened::Body
+            }
+            Begun::Withheld(body, report) => {
+                self.report = *report;
+                self.stage = Stage::Over;
+                self.outcome = Some(ResponseOutcome::Withheld);
+                Opened::Withheld(Replacement { status: 200, body })
+            }
+        }
+    }
+
+    fn withhold(&mut self, reason: WithheldReason) -> Opened {
+        self.stage = Stage::Over;
+        self.withheld = Some(reason);
+        self.outcome = Some(ResponseOutcome::Withheld);
+        Opened::Withheld(replacement(self.ticket.as_ref(), reason))
+    }
+
+    /// Takes the next chunk; `is_end` with the last one. The future may be dropped at any `.await`: then the response is cut.
+    pub async fn chunk(&mut self, chunk: bytes::Bytes, is_end: bool) -> Chunk {
+        let Stage::Body(mut exchange) = std::mem::replace(&mut self.stage, Stage::Over) else {
+            // What was let pass goes on passing; what was withheld must not.
+            let passes = matches!(self.outcome, Some(ResponseOutcome::LeftAlone | ResponseOutcome::Passed));
+            return if passes { Chunk::Same } else { Chunk::Cut };
+        };
+        let length = chunk.len();
+        let step = if !self.responses.held.has_room(length, self.settings.memory_bytes_max) {
+            self.withheld = Some(WithheldReason::Overload);
+            exchange.give_up()
+        } else if self.held.saturating_add(length) >= OFF_THREAD_BYTES {
+            let judged = tokio::task::spawn_blocking(move || {
+                let step = exchange.chunk(&chunk, is_end);
+                (exchange, step)
+            });
+            let Ok(judged) = judged.await else { return Chunk::Cut };
+            exchange = judged.0;
+            judged.1
+        } else {
+            exchange.chunk(&chunk, is_end)
+        };
+        let step = self.recorded(&mut exchange, step).await;
+        self.hold(exchange.held_bytes());
+        self.report.clone_from(exchange.report());
+        if is_end {
+            self.outcome = Some(self.ended());
+        } else {
+            self.stage = Stage::Body(exchange);
+        }
+        match step {
+            Some(Step::Same) => Chunk::Same,
+            Some(Step::Bytes(bytes)) => Chunk::Bytes(bytes),
+            Some(Step::Record(_)) | None => Chunk::Cut,
+        }
+    }
+
+    /// Records definitions before they leave, as often as one chunk brings any. `None` if there is no end to it.
+    async fn recorded(&self, exchange: &mut Exchange, mut step: Step) -> Option<Step> {
+        /// Lists in one chunk; each is an event of its own.
+        const LISTS_MAX: usize = 1_000;
+        for _ in 0..LISTS_MAX {
+            let Step::Record(seen) = step else { return Some(step) };
+            let server = self.ticket.as_ref().map_or("", |ticket| &ticket.server);
+            let recording = self.responses.pins.record(server, seen);
+            let book = match tokio::time::timeout(self.settings.patience, recording).await {
+                Ok(Ok(book)) => Some(book),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "Definitions of tools cannot be recorded; the list is withheld.");
+                    None
+                }
+                Err(_) => None,
+            };
+            step = exchange.recorded(book);
+        }
+        None
+    }
+
+    /// Whether nothing of the response has come.
+    #[must_use]
+    pub const fn awaits_head(&self) -> bool {
+        matches!(self.stage, Stage::Head)
+    }
+
+    /// The body ended by trailers instead of its last chunk. Says whether anything was held back, and is lost.
+    pub fn trailers(&mut self) -> bool {
+        let is_held = matches!(&self.stage, Stage::Body(exchange) if exchange.held_bytes() > 0);
+        if is_held {
+            self.withheld = Some(WithheldReason::Trailers);
+            self.outcome = Some(ResponseOutcome::Withheld);
+        } else if matches!(self.stage, Stage::Body(_)) {
+            self.outcome = Some(self.ended());
+        }
+        self.stage = Stage::Over;
+        is_held
+    }
+
+    /// What the answer was, once it has been seen whole: for the settlement of its call.
+    #[must_use]
+    pub const fn came(&self) -> Option<&Came> {
+        self.report.came.as_ref()
+    }
+
+    /// Time that handling one message has added to the response.
+    pub fn added(&self, elapsed: Duration) {
+        self.responses.metrics.response_added(elapsed);
+    }
+
+    fn ended(&self) -> ResponseOutcome {
+        if self.withheld.is_some() || self.report.withheld.is_some() {
+            return ResponseOutcome::Withheld;
+        }
+        match self.report.came.as_ref().map(|came| came.kind) {
+            None => ResponseOutcome::NoAnswer,
+            Some(Kind::Ok) => ResponseOutcome::Ok,
+            Some(Kind::ProtocolError) => ResponseOutcome::ProtocolError,
+            Some(Kind::ServerError) => ResponseOutcome::ServerError,
+            Some(Kind::ToolError) => ResponseOutcome::ToolError,
+        }
+    }
+
+    fn hold(&mut self, bytes: usize) {
+        let all = self.responses.held.exchange(self.held, bytes);
+        self.held = bytes;
+        self.responses.metrics.set_response_held(all);
+    }
+
+    /// The one end: metrics and the audit record.
+    fn finish(&mut self) {
+        self.hold(0);
+        let outcome = match (self.outcome, self.begun) {
+            (Some(outcome), _) => outcome,
+            // Nothing came.
+            (None, None) => return,
+            (None, Some(_)) => ResponseOutcome::Cut,
+        };
+        let reason = self.withheld.or(self.report.withheld.map(WithheldReason::from));
+        let ticket = self.ticket.as_ref();
+        let metrics = &self.responses.metrics;
+        let server = ticket.map_or(UNKNOWN_SERVER, |ticket| &ticket.server);
+        let method = ticket.filter(|ticket| ticket.asked != Asked::Stream).map_or(NO_METHOD, Ticket::method);
+        metrics.response(outcome, server, method);
+        if let Some(reason) = reason {
+            metrics.withheld(reason);
+        }
+        if let Some(policy) = &self.policy {
+            for hit in &self.report.findings.hits {
+                metrics.rule_hit(policy.id(), &hit.rule, u64::from(hit.count));
+            }
+        }
+        if outcome != ResponseOutcome::LeftAlone {
+            self.record(outcome, reason);
+        }
+    }
+
+    fn record(&self, outcome: ResponseOutcome, reason: Option<WithheldReason>) {
+        let ticket = self.ticket.as_ref();
+        let elapsed = self.begun.map_or(0, |begun| begun.elapsed().as_millis());
+        let record = ResponseRecord {
+            time_ms: self.responses.clock.now_ms(),
+            outcome: outcome.name(),
+            withheld: reason.map(WithheldReason::name),
+            stream_id: ticket.and_then(|ticket| ticket.stream_id.as_deref()),
+            request_id: ticket.and_then(|ticket| ticket.request_id.as_deref()),
+            server: ticket.map(|ticket| &*ticket.server),
+            policy: ticket.map(|ticket| &*ticket.policy),
+            policy_digest: self.policy.as_ref().map(|policy| policy.digest().as_str()),
+            grant: ticket.map(|ticket| &*ticket.grant),
+            method: ticket.map(Ticket::method),
+            tool: ticket.and_then(Ticket::tool),
+            status: self.status,
+            report: &self.report,
+            duration_ms: u64::try_from(elapsed).unwrap_or(u64::MAX),
+        };
+        let mut line = String::with_capacity(512);
+        record.write(&mut line);
+        // What has left cannot be taken back; the sink counts what it loses.
+        drop(self.responses.audit.append(line.as_bytes()));
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
