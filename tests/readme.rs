@@ -14,6 +14,8 @@ mod operators;
 mod pins;
 #[path = "readme/quotas.rs"]
 mod quotas;
+#[path = "readme/responses.rs"]
+mod responses;
 #[path = "readme/samples.rs"]
 mod samples;
 #[path = "readme/tables.rs"]

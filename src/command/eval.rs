@@ -10,15 +10,16 @@ use std::{
 };
 
 use mcp_authz_core::{
+    answer::unknown_tool_text,
     decision::{Decision, Denial, Rule},
     json::{Document, Limits},
-    judge::judge_pinned,
+    judge::{is_concealed, judge_pinned},
     mcp::{Body, Message, ProtocolVersion},
     number::units_text,
     pins::Known,
     policy::{Call, ConditionStep, Explanation, POLICY_BYTES_MAX, Policy, Source, Step, StepKind, StepOutcome},
     principal::Principal,
-    quota::{Charge, Mode},
+    quota::{Actual, Charge, Mode},
     selftest::MirroredHeaders,
     text::push_json_string,
 };
@@ -184,7 +185,12 @@ impl Question {
             (Body::ToolCall(call), Some(schema)) => Known::of_schema(&call.name(), schema),
             _ => Known::Off,
         };
-        let decision = judge_pinned(Some(&self.policy), &self.who, &self.server, &message, &known);
+        let mut decision = judge_pinned(Some(&self.policy), &self.who, &self.server, &message, &known);
+        if let (Decision::Deny(denial), Body::ToolCall(call)) = (&mut decision, message.body)
+            && is_concealed(Some(&self.policy), &self.who, &call.name(), denial.reason)
+        {
+            denial.message = unknown_tool_text(&call.name()).into();
+        }
         let steps = match message.body {
             Body::ToolCall(call) => {
                 let name = call.name();
@@ -257,12 +263,13 @@ fn push_step(out: &mut String, step: &Step) {
 fn charge_text(charge: &Charge) -> String {
     let (rule, window) = (&charge.terms.denial.rule.pointer, &*charge.terms.window);
     let shown = |units| units_text(units, charge.terms.scale);
+    let held = if charge.terms.actual == Actual::Held { "" } else { " until the answer is known," };
     match charge.mode {
         Mode::Attempt | Mode::Consume => {
-            format!("{} of {} per {window}, {rule}", shown(charge.amount), shown(charge.max))
+            format!("{}{held} of {} per {window}, {rule}", shown(charge.amount), shown(charge.max))
         }
         Mode::Gate => format!("none: passes below {} per {window}, {rule}", shown(charge.max)),
-        Mode::Track => format!("{} per {window}, without a limit, {rule}", shown(charge.amount)),
+        Mode::Track => format!("{}{held} per {window}, without a limit, {rule}", shown(charge.amount)),
     }
 }
 

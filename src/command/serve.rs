@@ -36,7 +36,7 @@ use crate::{
     },
     pins::{Pinboard, desk::PinDesk},
     quota::{Ledger as _, any::AnyLedger, desk::LedgerDesk},
-    response::{self, Responses},
+    response::{self, Responses, pins::PinStore},
     settle::Settler,
     snapshot::Snapshot,
     state::{Reloaded, State},
@@ -160,8 +160,7 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
     let reloads = tokio::spawn(reloader.run());
     let (settlements, settling) = settler(&config, &ledger, &clock, &metrics, &audit).start();
     let settling = tokio::spawn(settling);
-    let responses = responses(&state, &ledger, &pins.board, &clock, &metrics, &audit);
-    let after = After { settlements, responses };
+    let after = After { settlements, responses: responses(&state, &ledger, &pins.board, &clock, &metrics, &audit) };
     let adapter = Adapter::new(engine, Arc::clone(&state), clock, metrics, Arc::clone(&audit), settings, after)
         .with_pins(Arc::clone(&pins.board));
     health.serving().await;
@@ -202,7 +201,8 @@ fn responses(
     metrics: &Metrics,
     audit: &Arc<AuditSink>,
 ) -> Arc<Responses> {
-    let (ledger, pins) = (Arc::clone(ledger), Arc::clone(pins));
+    let ledger = Arc::clone(ledger);
+    let pins: Arc<dyn PinStore> = Arc::clone(pins) as Arc<dyn PinStore>;
     let (state, clock, audit) = (Arc::clone(state), Arc::clone(clock), Arc::clone(audit));
     Arc::new(Responses::new(state, move || ledger.keys(), pins, clock, metrics.clone(), audit))
 }

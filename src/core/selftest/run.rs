@@ -143,8 +143,8 @@ impl File<'_> {
                 "server",
                 "at",
                 "upstream",
-                "input_schema",
                 "answer",
+                "input_schema",
                 "expect",
                 "expect_compat",
             ];
