@@ -10,6 +10,8 @@
 mod guide;
 #[path = "readme/operators.rs"]
 mod operators;
+#[path = "readme/pins.rs"]
+mod pins;
 #[path = "readme/quotas.rs"]
 mod quotas;
 #[path = "readme/responses.rs"]
