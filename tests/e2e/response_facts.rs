@@ -106,7 +106,7 @@ async fn passes(end: End) -> bool {
     client.until(": first").await;
     asked.chunk(": rest\n\n").await;
     asked.end().await;
-    let (seen, whole) = client.to_end().await;
+    let (seen, whole) = client.read_to_end().await;
     assert_eq!(seen.contains(": rest"), whole, "{seen}");
     whole
 }

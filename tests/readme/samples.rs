@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use mcp_authz_core::{
-    audit::{Act, CounterName, OperatorRecord, Record, ResponseRecord, Settlement},
+    audit::{Act, CounterName, OperatorRecord, PinAct, PinRecord, Record, ResponseRecord, Settlement},
     decision::Decision,
     document::Format,
     json::{Document, Limits},
@@ -43,6 +43,7 @@ const KNOWN: &[(&str, &str)] = &[
     ("sh admin", "the_steps_to_the_admin_token_lead_to_it"),
     ("sh quota", "the_steps_to_the_admin_token_lead_to_it"),
     ("json act", "the_fields_of_an_act_are_those_of_its_record"),
+    ("json act of pins", "the_fields_of_an_act_upon_pins_are_those_of_its_record"),
     ("sh develop", "the_targets_of_make_are_there"),
 ];
 
@@ -317,6 +318,21 @@ fn the_fields_of_an_act_are_those_of_its_record() {
     assert_eq!(names(&written[0]), names(&example));
     let events = rows.iter().find(|row| row[0] == "`event`").unwrap();
     assert_eq!(spans(&events[1]), acts.map(Act::name));
+}
+
+#[test]
+fn the_fields_of_an_act_upon_pins_are_those_of_its_record() {
+    let acts = [PinAct::Approve, PinAct::Forget, PinAct::Reset, PinAct::Failed];
+    let rows = table("Audit", "field of an act upon pins");
+    let documented: Vec<String> = rows.iter().flat_map(|row| spans(&row[0])).map(str::to_owned).collect();
+    for act in acts {
+        let mut line = String::new();
+        PinRecord { time_ms: 0, act, server: "s", tool: Some("t"), digest: Some("d") }.write(&mut line);
+        assert_eq!(documented, keys(&line));
+    }
+    assert_eq!(documented, keys(&block("json act of pins")));
+    let events = rows.iter().find(|row| row[0] == "`event`").unwrap();
+    assert_eq!(spans(&events[1]), acts.map(PinAct::name));
 }
 
 #[test]

@@ -145,7 +145,7 @@ impl Client {
     }
 
     /// Everything that comes until the connection ends, and whether the last chunk came.
-    pub(crate) async fn to_end(&mut self) -> (String, bool) {
+    pub(crate) async fn read_to_end(&mut self) -> (String, bool) {
         let reading = async {
             // A connection that is reset has ended as well.
             while self.stream.read_buf(&mut self.seen).await.is_ok_and(|read| read > 0) {}
