@@ -47,6 +47,8 @@ pub struct Job {
     pub pins: Option<View>,
     /// The key of `hash` masks.
     pub key: MaskKey,
+    /// Whether [`Report::sha256`] is wanted: hashing costs as much as everything else together.
+    pub hashes: bool,
     /// Bounds.
     pub limits: Limits,
 }
@@ -136,7 +138,7 @@ enum Body {
 pub struct Report {
     /// What the answer to the request was, once it has been seen whole.
     pub came: Option<Came>,
-    /// SHA-256 of the answer's JSON text as it left; `None` while none has.
+    /// SHA-256 of the answer's JSON text as it left; `None` while none has, and where nobody wants it.
     pub sha256: Option<[u8; 32]>,
     /// Bytes of the body as the server sent it, so far.
     pub bytes: u64,

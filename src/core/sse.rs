@@ -276,7 +276,10 @@ impl<'p> Event<'p> {
 /// A JSON text on one line: line ends in it can only be white space between its values.
 #[must_use]
 pub fn one_line(json: &str) -> Cow<'_, str> {
-    if json.contains(['\n', '\r']) { Cow::Owned(json.replace(['\n', '\r'], " ")) } else { Cow::Borrowed(json) }
+    if line_prefix(json.as_bytes()) < json.len() {
+        return Cow::Owned(json.replace(['\n', '\r'], " "));
+    }
+    Cow::Borrowed(json)
 }
 
 /// An event of one line, in the style of the line ends of `like`.
