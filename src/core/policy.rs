@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::decision::{Decision, Denial, PolicyDigest, Reason, Rule, pointer};
 use crate::document::{Defect, Format};
 use crate::json::Value;
+use crate::mask::{PolicyRules, RuleSet};
 use crate::principal::Principal;
 use crate::quota::{Charge, LINES_MAX};
 
@@ -27,15 +28,17 @@ mod value;
 mod window;
 
 pub use compile::{
-    CONDITIONS_MAX, CONDITIONS_PER_RULE_MAX, COUNTERS_MAX, LIMITS_MAX, MESSAGE_CHARS_MAX, NAME_CHARS_MAX,
-    PATH_SEGMENTS_MAX, PATTERNS_MAX, POLICY_BYTES_MAX, RULES_MAX, SEGMENT_CHARS_MAX, TOOLS_MAX, VALUES_MAX,
+    CONDITIONS_MAX, CONDITIONS_PER_RULE_MAX, COUNTERS_MAX, HOSTS_MAX, LIMITS_MAX, MASK_TEXT_CHARS_MAX,
+    MESSAGE_CHARS_MAX, NAME_CHARS_MAX, PATH_SEGMENTS_MAX, PATTERNS_MAX, POLICY_BYTES_MAX, RESULT_RULES_MAX,
+    REVEALED_MAX, RULES_MAX, SEGMENT_CHARS_MAX, TOOLS_MAX, VALUES_MAX,
 };
 pub use condition::Truth;
 pub use explain::{ConditionStep, Explanation, Step, StepKind, StepOutcome};
 pub use limit::Call;
 pub use listing::Listed;
 
-use condition::{Compat, Condition};
+use condition::Condition;
+pub(crate) use condition::{Compat, Test};
 use limit::{Facts, Limit};
 
 /// A policy document as it was read.
@@ -74,6 +77,7 @@ pub struct Policy {
     tool_count: usize,
     /// Limits of `all_tools`.
     limits: Box<[Limit]>,
+    results: PolicyRules,
     /// Where the arguments of every tool are held against its schema.
     schema_from: bool,
 }
@@ -96,6 +100,8 @@ struct Tool {
     require: Box<[Conditions]>,
     deny_if: Box<[Conditions]>,
     limits: Box<[Limit]>,
+    /// `None` for a tool without rules for its results.
+    results: Option<Box<RuleSet>>,
     schema_from: bool,
 }
 
@@ -177,6 +183,19 @@ impl Policy {
     #[must_use]
     pub fn names_tool(&self, tool: &str) -> bool {
         self.tools.contains_key(tool)
+    }
+
+    /// The rules for results that stand at the root, and those of all tools together.
+    pub(crate) fn result_rules(&self) -> &PolicyRules {
+        &self.results
+    }
+
+    /// The rules for results of that tool alone.
+    pub(crate) fn result_rules_of(&self, tool: &str) -> Option<&RuleSet> {
+        match self.tools.get(tool)? {
+            Entry::Hidden => None,
+            Entry::Listed(tool) => tool.results.as_deref(),
+        }
     }
 
     /// The rule by which arguments of the tool are held against the schema that its server gave, if there is one.

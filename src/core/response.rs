@@ -267,7 +267,7 @@ impl Concern {
             Asked::Call(_) => false,
         };
         // Where a response is read anyway, a list in it is no less a list than elsewhere.
-        let lists = (may_list || results) && (has_pins || policy.may_hide());
+        let lists = (may_list || results) && (has_pins || policy.may_hide() || !policy.definitions().is_empty());
         Self { lists, results }
     }
 
@@ -278,8 +278,7 @@ impl Concern {
     }
 }
 
-/// The rules for what comes back. What a task brings is the result of a call whose tool is not known any more; a method that is
-/// no call has the rules for everything, which are those of a tool without a name.
+/// The rules for what comes back. What a task brings is the result of a call whose tool is not known any more.
 fn rules_of<'p>(policy: &'p Policy, asked: &Asked) -> ResultRules<'p> {
     match asked {
         Asked::Call(tool) => policy.results(Some(tool)),
@@ -292,7 +291,7 @@ fn rules_of<'p>(policy: &'p Policy, asked: &Asked) -> ResultRules<'p> {
             | Method::TasksUpdate,
         )
         | Asked::Stream => policy.results(None),
-        Asked::Request(_) => policy.results(Some("")),
+        Asked::Request(_) => policy.messages(),
     }
 }
 

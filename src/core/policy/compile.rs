@@ -11,13 +11,16 @@ use super::{Compiled, Conditions, Entry, Policy, Section, Source, Tool, Unlisted
 use crate::decision::PolicyDigest;
 use crate::document::{self, Cursor, Defect, Fields, Node, Report, Shape, quoted};
 use crate::json::Limits;
+use crate::mask::PolicyRules;
 
 mod limit;
+mod results;
 mod terms;
 mod window;
 
 use limit::{AmountFrom, Counters, Place};
 pub use limit::{COUNTERS_MAX, LIMITS_MAX};
+pub use results::{HOSTS_MAX, MASK_TEXT_CHARS_MAX, RESULT_RULES_MAX, REVEALED_MAX};
 
 /// Bytes of a policy document.
 pub const POLICY_BYTES_MAX: usize = 9 * 1024 * 1024;
@@ -71,7 +74,6 @@ const PLANNED: &[&str] = &[
     "history",
     "kill_if",
     "labels",
-    "mask",
     "methods",
     "mode",
     "prompts",
@@ -95,7 +97,8 @@ pub(super) fn compile(source: &Source<'_>, forced: Option<Compat>) -> Result<Com
 fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -> Option<Policy> {
     let version = find_version(root);
     let known = ["version", "default", "hide", "all_tools", "tools", "compat"];
-    let top = fields_since(root, version, &known, &["counters", "hidden_as"])?;
+    let since_2 = [&["counters", "hidden_as"], results::KEYS].concat();
+    let top = fields_since(root, version, &known, &since_2)?;
     check_version(&top);
     let default = top.required("default").and_then(|cursor| cursor.one_of(&["allow", "deny"]));
     let hidden_as = top.optional("hidden_as").map(|cursor| read_hidden_as(&cursor, default));
@@ -103,9 +106,11 @@ fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -
     let compat = forced.unwrap_or(if lenient { Compat::Lenient } else { Compat::Strict });
     let counters = top.optional("counters").filter(|_| version == Version::Two);
     let counters = counters.map(|cursor| Counters::read(&cursor, version)).unwrap_or_default();
-    let mut compiler = Compiler { version, compat, policy: source.id.into(), counters, conditions: 0, patterns: 0 };
+    let policy = source.id.into();
+    let mut compiler = Compiler { version, compat, policy, counters, conditions: 0, patterns: 0, result_rules: 0 };
     let hidden = top.optional("hide").map(|cursor| read_hide(&cursor)).unwrap_or_default();
     let (limits, schema_from) = compiler.all_tools(&top);
+    let mut results = PolicyRules { shared: compiler.results(&top), ..PolicyRules::default() };
     #[expect(clippy::disallowed_types, reason = "looked up, never iterated")]
     let mut tools: HashMap<Box<str>, Entry> = HashMap::new();
     let mut tool_count = 0usize;
@@ -116,6 +121,7 @@ fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -
         for (name, entry) in entries.iter().take(TOOLS_MAX) {
             check_name(entry, name, "the rules of all tools are `all_tools`");
             if let Some(tool) = compiler.tool(entry, name, &limits) {
+                tool.results.iter().for_each(|own| results.every_tool.join(own));
                 tools.insert((*name).into(), Entry::Listed(tool));
             }
             if hidden.contains(name) {
@@ -125,7 +131,8 @@ fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -
     }
     compiler.counters.warn();
     let hides_all = hidden.contains("*");
-    if default == Some("allow") && tools.is_empty() && hidden.is_empty() && limits.is_empty() && !schema_from {
+    let says_more = schema_from || !results.shared.is_empty();
+    if default == Some("allow") && tools.is_empty() && hidden.is_empty() && limits.is_empty() && !says_more {
         root.warn("the policy allows everything", None);
     }
     tools.extend(hidden.iter().filter(|name| **name != "*").map(|name| (Box::from(*name), Entry::Hidden)));
@@ -139,6 +146,7 @@ fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -
         tools,
         tool_count,
         limits,
+        results,
         schema_from,
     })
 }
@@ -195,6 +203,7 @@ struct Compiler<'a> {
     counters: Counters<'a>,
     conditions: usize,
     patterns: usize,
+    result_rules: usize,
 }
 
 impl<'a> Compiler<'a> {
@@ -207,14 +216,17 @@ impl<'a> Compiler<'a> {
     }
 
     fn tool(&mut self, cursor: &Cursor<'a>, name: &str, shared: &[Limit]) -> Option<Tool> {
-        let keys = self.fields(cursor, &["require", "deny_if", "limits"], SINCE_2)?;
+        let since_2 = [SINCE_2, results::KEYS].concat();
+        let keys = self.fields(cursor, &["require", "deny_if", "limits"], &since_2)?;
         let require = keys.optional("require").map(|rules| self.rules(&rules, Section::Require)).unwrap_or_default();
         let deny_if = keys.optional("deny_if").map(|rules| self.rules(&rules, Section::DenyIf)).unwrap_or_default();
         let limits = keys.optional("limits").map(|limits| self.limits(&limits, Place::Tool(name), shared));
         if let Some(rules) = keys.optional("deny_if") {
             warn_of_unguarded(&rules, &require, &deny_if);
         }
-        Some(Tool { require, deny_if, limits: limits.unwrap_or_default(), schema_from: reads_schema(&keys) })
+        let results = Some(self.results(&keys)).filter(|set| !set.is_empty()).map(Box::new);
+        let (limits, schema_from) = (limits.unwrap_or_default(), reads_schema(&keys));
+        Some(Tool { require, deny_if, limits, results, schema_from })
     }
 
     fn fields(&self, cursor: &Cursor<'a>, known: &[&str], since_2: &[&str]) -> Option<Fields<'a>> {
@@ -248,6 +260,17 @@ impl<'a> Compiler<'a> {
     fn condition(&mut self, cursor: &Cursor<'a>, section: Section) -> Option<Condition> {
         let keys = self.fields(cursor, &["path", "op", "value"], &[])?;
         let path = keys.required("path").and_then(|path| read_path(&path));
+        let test = self.test(cursor, &keys)?;
+        if self.compat == Compat::Lenient
+            && let Some(difference) = super::value::lenient_difference(&test, section)
+        {
+            cursor.warn(format!("`compat: lenient` {difference}"), Some("drop `compat` to deny these".into()));
+        }
+        Some(Condition { path: path?, test })
+    }
+
+    /// The operator of a condition with its value.
+    fn test(&mut self, cursor: &Cursor<'a>, keys: &Fields<'a>) -> Option<Test> {
         let operator = keys.required("op").and_then(|op| op.one_of(super::value::OPERATORS));
         let value = keys.required("value");
         let test = super::value::read_test(operator?, &value?, self.compat)?;
@@ -258,12 +281,7 @@ impl<'a> Compiler<'a> {
                 return None;
             }
         }
-        if self.compat == Compat::Lenient
-            && let Some(difference) = super::value::lenient_difference(&test, section)
-        {
-            cursor.warn(format!("`compat: lenient` {difference}"), Some("drop `compat` to deny these".into()));
-        }
-        Some(Condition { path: path?, test })
+        Some(test)
     }
 }
 
@@ -343,7 +361,12 @@ fn check_name(cursor: &Cursor<'_>, name: &str, star: &str) {
 }
 
 fn read_message(keys: &Fields<'_>) -> Option<Arc<str>> {
-    let cursor = keys.optional("on_deny")?;
+    read_text(keys, "on_deny")
+}
+
+/// A text for the agent.
+fn read_text(keys: &Fields<'_>, key: &str) -> Option<Arc<str>> {
+    let cursor = keys.optional(key)?;
     let text = cursor.non_empty()?;
     let length = text.chars().count();
     if length > MESSAGE_CHARS_MAX {

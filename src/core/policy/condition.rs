@@ -11,7 +11,7 @@ use crate::pattern::Pattern;
 
 /// How a condition treats types other than its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Compat {
+pub(crate) enum Compat {
     /// As the open-source predecessor of the dialect: coercion, and wrong types are false.
     Lenient,
     /// No coercion; a present value of a wrong type cannot be judged.
@@ -91,7 +91,7 @@ impl Path {
 
 /// A value that stands in a policy.
 #[derive(Clone, Debug)]
-pub(super) enum Scalar {
+pub(crate) enum Scalar {
     Bool(bool),
     /// Only under `compat: lenient`: nothing equals null otherwise.
     Null,
@@ -105,7 +105,7 @@ pub(super) enum Scalar {
 
 /// A numeric comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
+pub(crate) enum Order {
     Greater,
     GreaterOrEqual,
     Less,
@@ -125,7 +125,7 @@ impl Order {
 
 /// An operator and its value.
 #[derive(Clone, Debug)]
-pub(super) enum Test {
+pub(crate) enum Test {
     Contains(Scalar),
     Equal(Scalar),
     Exists(bool),
@@ -164,6 +164,15 @@ impl Test {
             }
             Test::Order(_, bound) => bound.go_text(),
             Test::Regex(pattern) => Scalar::String(pattern.source().into()).json(),
+        }
+    }
+
+    /// What the operator says of a value, `None` for a missing one.
+    pub(crate) fn judge(&self, value: Option<Value<'_>>, compat: Compat) -> Truth {
+        match (value, compat) {
+            (None, _) => self.on_missing(),
+            (Some(value), Compat::Lenient) => self.lenient(value),
+            (Some(value), Compat::Strict) => self.strict(value),
         }
     }
 
@@ -227,9 +236,7 @@ impl Condition {
     pub(super) fn judge(&self, arguments: Option<Value<'_>>, compat: Compat) -> Truth {
         match (self.path.find(arguments), compat) {
             (None, Compat::Strict) if self.path.is_blocked(arguments) => Truth::Unjudged,
-            (None, _) => self.test.on_missing(),
-            (Some(value), Compat::Lenient) => self.test.lenient(value),
-            (Some(value), Compat::Strict) => self.test.strict(value),
+            (found, compat) => self.test.judge(found, compat),
         }
     }
 }

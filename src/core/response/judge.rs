@@ -108,15 +108,6 @@ impl Judge {
         self.job.id.is_some()
     }
 
-    /// Bytes of a whole body that may pass.
-    pub(super) fn bytes_max(&self) -> usize {
-        let own = self.job.limits.bytes_max;
-        match &self.job.asked {
-            Asked::Call(_) => rules_of(&self.job.policy, &self.job.asked).bytes_max().map_or(own, |max| own.min(max)),
-            Asked::Request(_) | Asked::Stream => own,
-        }
-    }
-
     /// Judges one message. The report learns what was found, unless something is to be recorded first.
     pub(super) fn message(&mut self, text: &[u8], place: Place, pass: Pass, report: &mut Report) -> Verdict {
         let limits = json::Limits {
@@ -187,7 +178,7 @@ impl Judge {
         };
         if let Some(result) = result {
             if self.concern.lists {
-                match list::filter(&self.job, result, pass, &mut splices) {
+                match list::filter(&self.job, result, pass, &mut splices, &mut report.findings) {
                     Ok(cut) => match cut.sighting {
                         Some(sighting) => return Ruling::Record(sighting),
                         None => cut.count(report),
@@ -201,9 +192,6 @@ impl Judge {
         }
         if self.concern.results && !result.is_some_and(|result| self.is_list(result)) {
             let rules = rules_of(&self.job.policy, &self.job.asked);
-            if rules.bytes_max().is_some_and(|max| document.bytes() > max) {
-                return Ruling::Withhold(Withheld::Size, None);
-            }
             if let Judged::Block(text) = rules.judge(document, &self.job.key, &mut splices, &mut report.findings) {
                 return Ruling::Withhold(Withheld::Blocked, Some(text));
             }

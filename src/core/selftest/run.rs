@@ -11,8 +11,9 @@ use crate::decision::{Decision, Denial, Reason, Rule};
 use crate::document::{Cursor, Fields, Format, Shape, quoted};
 use crate::grant::read_groups;
 use crate::json::{Document, Kind, Limits, Value};
-use crate::judge::{is_concealed, judge};
+use crate::judge::{is_concealed, judge_pinned};
 use crate::mcp::{Body, Message, ProtocolVersion};
+use crate::pins::Known;
 use crate::policy::{Policy, Source};
 use crate::principal::Principal;
 
@@ -53,7 +54,8 @@ impl File<'_> {
     }
 
     fn suite(&mut self, cursor: &Cursor<'_>) {
-        let known = ["suite", "policy", "policy_file", "cases", "sequences", "tools_list", "cedar_equivalent"];
+        let known =
+            ["suite", "policy", "policy_file", "cases", "sequences", "tools_list", "results", "cedar_equivalent"];
         let Some(keys) = fields(cursor, &known) else { return };
         let name = keys.required("suite").and_then(|name| name.non_empty()).unwrap_or("suite");
         let Some(policy) = self.policy(name, &keys) else { return };
@@ -67,6 +69,7 @@ impl File<'_> {
         for list in items(&keys, "tools_list") {
             self.tools_list(policy, &list);
         }
+        self.results(policy, &keys);
     }
 
     /// The policy of a suite; `Some(None)` for a suite that says there is none.
@@ -115,7 +118,8 @@ impl File<'_> {
     }
 
     fn case(&mut self, policy: Option<&Policy>, cursor: &Cursor<'_>) {
-        let known = ["id", "request", "call", "identity", "server", "state", "at", "expect", "expect_compat"];
+        let known =
+            ["id", "request", "call", "identity", "server", "state", "at", "input_schema", "expect", "expect_compat"];
         let Some(keys) = fields(cursor, &known) else { return };
         if let Some(state) = keys.optional("state") {
             let _known = state.one_of(&["fresh"]);
@@ -142,6 +146,7 @@ impl File<'_> {
                 "at",
                 "upstream",
                 "answer",
+                "input_schema",
                 "expect",
                 "expect_compat",
             ];
@@ -213,7 +218,7 @@ impl File<'_> {
         self.note(id, fault.is_none(), || fault.unwrap_or_default());
     }
 
-    fn note(&mut self, id: String, passed: bool, texts: impl FnOnce() -> (String, String)) {
+    pub(super) fn note(&mut self, id: String, passed: bool, texts: impl FnOnce() -> (String, String)) {
         if passed {
             self.results.passed = self.results.passed.saturating_add(1);
         } else {
@@ -287,6 +292,8 @@ struct Call {
     who: Principal,
     server: String,
     at_ms: u64,
+    /// The schema of the tool, where the case gives one.
+    schema: Option<String>,
 }
 
 impl Call {
@@ -297,7 +304,8 @@ impl Call {
             .map_or_else(|| Some(Principal::of_grant("test")), |cursor| read_identity(&cursor));
         let at_ms = keys.optional("at").map_or(Some(before_ms), |cursor| read_time(&cursor, cursor.string()?));
         let server = keys.optional("server").map_or(Some("test"), |cursor| cursor.non_empty());
-        Some(Self { body: body?, who: who?, server: server?.to_owned(), at_ms: at_ms? })
+        let schema = keys.optional("input_schema").map(|cursor| json_text(cursor.node()));
+        Some(Self { body: body?, who: who?, server: server?.to_owned(), at_ms: at_ms?, schema })
     }
 
     fn run(&self, policy: Option<&Policy>, store: &mut Store<'_>) -> Outcome {
@@ -311,7 +319,11 @@ impl Call {
             Ok(message) => message,
             Err(refused) => return Outcome::refused(refused.reason),
         };
-        let verdict = match judge(policy, &self.who, &self.server, &message) {
+        let known = match (&message.body, &self.schema) {
+            (Body::ToolCall(call), Some(schema)) => Known::of_schema(&call.name(), schema),
+            _ => Known::Off,
+        };
+        let verdict = match judge_pinned(policy, &self.who, &self.server, &message, &known) {
             Decision::Proceed(charges) => store.reserve(&charges, self.at_ms),
             Decision::Deny(denial) => Err(denial),
         };
@@ -439,7 +451,7 @@ fn holds_all_of(actual: &str, wanted: &str) -> bool {
 }
 
 /// Depth is bounded by the parser's limits.
-fn contains(actual: Value<'_>, wanted: Value<'_>) -> bool {
+pub(super) fn contains(actual: Value<'_>, wanted: Value<'_>) -> bool {
     match (actual.kind(), wanted.kind()) {
         (Kind::Object, Kind::Object) => {
             wanted.members().all(|(key, wanted)| actual.get(&key).is_some_and(|actual| contains(actual, wanted)))
