@@ -398,3 +398,4 @@ mod events;
 mod lists;
 mod pinned;
 mod recorded;
+mod rules;
