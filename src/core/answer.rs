@@ -492,14 +492,14 @@ mod tests {
         let call = told(Asked::ToolCall, Some("\"x\\u0041\""));
         let text = serde_json::json!([{"type": "text", "text": "[POLICY WITHHELD] Too \"large\"."}]);
         let result = serde_json::json!({
-            "resultType": "complete", "isError": true, "content": text, "_meta": {DECISION_KEY: decision.clone()}
+            "resultType": "complete", "isError": true, "content": text, "_meta": {DECISION_KEY: decision}
         });
         assert_eq!(call, serde_json::json!({"jsonrpc": "2.0", "id": "xA", "result": result}));
         let error = serde_json::json!({
             "code": -31502, "message": "[POLICY WITHHELD] Too \"large\".", "data": {DECISION_KEY: decision}
         });
         let request = told(Asked::Request, Some("7"));
-        assert_eq!(request, serde_json::json!({"jsonrpc": "2.0", "id": 7, "error": error.clone()}));
+        assert_eq!(request, serde_json::json!({"jsonrpc": "2.0", "id": 7, "error": error}));
         for asked in [Asked::ToolCall, Asked::Request] {
             assert_eq!(
                 told(asked, None),
