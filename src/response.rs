@@ -127,6 +127,7 @@ impl Responses {
             id: ticket.id.clone(),
             pins,
             key: MaskKey(Arc::new((self.keys)().mask_key())),
+            hashes: matches!(ticket.asked, Asked::Call(_)) || settings.recording == Recording::All,
             limits: settings.limits,
         })
     }

@@ -481,4 +481,31 @@ mod tests {
             answer(&denial(Reason::UnknownMethod), &Context { asked: Asked::Request, era: Era::Legacy, ..CONTEXT });
         assert_eq!(legacy.status, 200);
     }
+
+    #[test]
+    fn an_answer_withheld_does_not_say_that_nothing_was_done() {
+        let told = |asked, id| {
+            let withheld = Withheld { asked, id, reason: "size", text: "Too \"large\".", policy_digest: "sha256:00" };
+            serde_json::from_str::<serde_json::Value>(&super::withheld(&withheld)).unwrap()
+        };
+        let decision = serde_json::json!({"decision": "withhold", "reason": "size", "policy_digest": "sha256:00"});
+        let call = told(Asked::ToolCall, Some("\"x\\u0041\""));
+        let text = serde_json::json!([{"type": "text", "text": "[POLICY WITHHELD] Too \"large\"."}]);
+        let result = serde_json::json!({
+            "resultType": "complete", "isError": true, "content": text, "_meta": {DECISION_KEY: decision}
+        });
+        assert_eq!(call, serde_json::json!({"jsonrpc": "2.0", "id": "xA", "result": result}));
+        let error = serde_json::json!({
+            "code": -31502, "message": "[POLICY WITHHELD] Too \"large\".", "data": {DECISION_KEY: decision}
+        });
+        let request = told(Asked::Request, Some("7"));
+        assert_eq!(request, serde_json::json!({"jsonrpc": "2.0", "id": 7, "error": error}));
+        for asked in [Asked::ToolCall, Asked::Request] {
+            assert_eq!(
+                told(asked, None),
+                serde_json::json!({"jsonrpc": "2.0", "error": error.clone()}),
+                "no id is none"
+            );
+        }
+    }
 }

@@ -181,8 +181,10 @@ impl<'a> Document<'a> {
         if text.starts_with('\u{feff}') {
             return Err(JsonError { defect: JsonDefect::Utf8, offset: 0 });
         }
-        let (nodes, open) = (Vec::with_capacity(32), Vec::with_capacity(8));
-        let mut scanner = Scanner { text, bytes, at: 0, nodes, open, limits, equal_names };
+        // Messages have a value in some twelve bytes; growing the list in steps would copy most of it twice.
+        let (nodes, open) = (Vec::with_capacity(bytes.len().div_ceil(12).saturating_add(8)), Vec::with_capacity(8));
+        let has_plain_names = bytes.is_ascii() && !bytes.contains(&0x7f);
+        let mut scanner = Scanner { text, bytes, at: 0, nodes, open, limits, equal_names, has_plain_names };
         scanner.run()?;
         Ok(Self { text, nodes: scanner.nodes })
     }
@@ -354,6 +356,9 @@ impl<'d> Iterator for Elements<'d> {
 
 // === impl Scanner ===
 
+/// Up to this many members comparing all pairs is cheaper than sorting.
+const PAIRS_MAX: usize = 8;
+
 /// What becomes of an object two of whose members have one name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum EqualNames {
@@ -361,15 +366,29 @@ enum EqualNames {
     Refused,
 }
 
+/// A container that is being read.
+#[derive(Clone, Copy)]
+struct Open {
+    index: u32,
+    is_object: bool,
+    /// Members or elements so far.
+    children: u32,
+    /// A bit for each name so far, and whether two could be equal: most objects need no closer look.
+    names: u64,
+    may_repeat: bool,
+}
+
 struct Scanner<'a> {
     text: &'a str,
     bytes: &'a [u8],
     at: usize,
     nodes: Vec<Node>,
-    /// Indexes of the containers that are open, outermost first.
-    open: Vec<u32>,
+    /// The containers that are open, outermost first.
+    open: Vec<Open>,
     limits: Limits,
     equal_names: EqualNames,
+    /// Whether no name can hold a control character unless it is escaped: the whole text is ASCII without DEL.
+    has_plain_names: bool,
 }
 
 impl Scanner<'_> {
@@ -386,21 +405,20 @@ impl Scanner<'_> {
             loop {
                 let Some(&parent) = self.open.last() else { return self.end() };
                 self.space();
-                let object = self.nodes.get(widen(parent)).is_some_and(|node| node.kind == Kind::Object);
-                match (self.peek(), object) {
+                match (self.peek(), parent.is_object) {
                     (Some(b'}'), true) | (Some(b']'), false) => {
                         self.bump();
-                        self.close(parent, object)?;
+                        self.close(parent)?;
                         fresh = false;
                     }
                     (Some(_), _) if fresh => {
-                        key = self.member_start(object)?;
+                        key = self.member_start(parent.is_object)?;
                         break;
                     }
                     (Some(b','), _) => {
                         self.bump();
                         self.space();
-                        key = self.member_start(object)?;
+                        key = self.member_start(parent.is_object)?;
                         break;
                     }
                     (Some(_), _) => return self.fail(JsonDefect::Syntax),
@@ -418,8 +436,8 @@ impl Scanner<'_> {
 
     /// Reads `"name" :` in an object; counts the child in both kinds of container.
     fn member_start(&mut self, object: bool) -> Result<Span, JsonError> {
-        if let Some(node) = self.open.last().copied().and_then(|parent| self.nodes.get_mut(widen(parent))) {
-            node.children = node.children.saturating_add(1);
+        if let Some(parent) = self.open.last_mut() {
+            parent.children = parent.children.saturating_add(1);
         }
         if !object {
             return Ok(Span::default());
@@ -431,9 +449,14 @@ impl Scanner<'_> {
         }
         let key = self.string()?;
         // Parsers exist that end a name at NUL; no tool needs a control character in one.
-        let plain = !key.escaped && self.cut(key).bytes().all(|b| b < 0x7f);
+        let plain = !key.escaped && (self.has_plain_names || self.cut(key).bytes().all(|b| b < 0x7f));
         if !plain && unescape(self.cut(key), key.escaped).chars().any(char::is_control) {
             return Err(JsonError { defect: JsonDefect::Control, offset: widen(key.start) });
+        }
+        let bit = self.name_bit(key);
+        if let Some(parent) = self.open.last_mut() {
+            parent.may_repeat |= key.escaped || parent.names & bit != 0;
+            parent.names |= bit;
         }
         self.space();
         match self.peek() {
@@ -466,7 +489,8 @@ impl Scanner<'_> {
         let index = narrow(self.nodes.len());
         self.nodes.push(Node { kind, key, value, next: index.saturating_add(1), children: 0 });
         if opened {
-            self.open.push(index);
+            let is_object = kind == Kind::Object;
+            self.open.push(Open { index, is_object, children: 0, names: 0, may_repeat: false });
         }
         Ok(opened)
     }
@@ -480,37 +504,34 @@ impl Scanner<'_> {
         Ok(Span { start, end: start, escaped: false })
     }
 
-    fn close(&mut self, index: u32, object: bool) -> Result<(), JsonError> {
+    fn close(&mut self, open: Open) -> Result<(), JsonError> {
         self.open.pop();
-        if object && self.equal_names == EqualNames::Refused {
-            self.refuse_equal_names(index)?;
+        if open.may_repeat && self.equal_names == EqualNames::Refused {
+            self.refuse_equal_names(open)?;
         }
         let (end, next) = (self.position(), narrow(self.nodes.len()));
-        if let Some(node) = self.nodes.get_mut(widen(index)) {
+        if let Some(node) = self.nodes.get_mut(widen(open.index)) {
             node.value.end = end;
             node.next = next;
+            node.children = open.children;
         }
         Ok(())
     }
 
+    /// One bit of 64 by length, first and last byte: equal names have the same.
+    fn name_bit(&self, key: Span) -> u64 {
+        let byte = |at: u32| self.bytes.get(widen(at)).map_or(0, |byte| u32::from(*byte));
+        let (first, last) = (byte(key.start), byte(key.end.saturating_sub(1)));
+        let bytes = key.end.wrapping_sub(key.start);
+        1u64.wrapping_shl(first.wrapping_mul(7) ^ last.wrapping_mul(29) ^ bytes.wrapping_mul(11))
+    }
+
     /// Refuses an object two of whose members have one name, compared after unescaping.
-    fn refuse_equal_names(&self, index: u32) -> Result<(), JsonError> {
-        /// Up to this many members comparing all pairs is cheaper than sorting.
-        const PAIRS_MAX: usize = 8;
-        let first = index.saturating_add(1);
-        let count = self.nodes.get(widen(index)).map_or(0, |node| widen(node.children));
-        if count < 2 {
-            return Ok(());
-        }
+    fn refuse_equal_names(&self, open: Open) -> Result<(), JsonError> {
+        let (first, count) = (open.index.saturating_add(1), widen(open.children));
         let keys = ChildKeys { scanner: self, index: first, left: count };
         if count <= PAIRS_MAX && keys.clone().all(|key| !key.escaped) {
-            let mut rest = keys;
-            while let Some(key) = rest.next() {
-                if rest.clone().any(|other| self.cut(other) == self.cut(key)) {
-                    return Err(JsonError { defect: JsonDefect::DuplicateKey, offset: widen(key.start) });
-                }
-            }
-            return Ok(());
+            return self.refuse_equal_pairs(keys);
         }
         let mut names: Vec<(Cow<'_, str>, u32)> =
             keys.map(|key| (unescape(self.cut(key), key.escaped), key.start)).collect();
@@ -522,7 +543,27 @@ impl Scanner<'_> {
         twin.map_or(Ok(()), |offset| Err(JsonError { defect: JsonDefect::DuplicateKey, offset: widen(offset) }))
     }
 
+    /// The same for few names without escapes: most differ in length already.
+    fn refuse_equal_pairs(&self, keys: ChildKeys<'_, '_>) -> Result<(), JsonError> {
+        let mut before = [Span::default(); PAIRS_MAX];
+        for (count, key) in keys.enumerate() {
+            let bytes = key.end.wrapping_sub(key.start);
+            let alike = |other: &&Span| other.end.wrapping_sub(other.start) == bytes;
+            let known = before.get(..count).unwrap_or_default();
+            if let Some(twin) = known.iter().filter(alike).find(|other| self.bytes_of(**other) == self.bytes_of(key)) {
+                return Err(JsonError { defect: JsonDefect::DuplicateKey, offset: widen(twin.start) });
+            }
+            before.get_mut(count).into_iter().for_each(|place| *place = key);
+        }
+        Ok(())
+    }
+
+    fn bytes_of(&self, span: Span) -> &[u8] {
+        self.bytes.get(widen(span.start)..widen(span.end)).unwrap_or_default()
+    }
+
     /// Reads a string; the span excludes the quotes.
+    #[inline]
     fn string(&mut self) -> Result<Span, JsonError> {
         self.bump();
         let start = self.position();
@@ -636,20 +677,24 @@ impl Scanner<'_> {
         }
     }
 
+    #[inline]
     fn space(&mut self) {
         while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
             self.bump();
         }
     }
 
+    #[inline]
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
 
+    #[inline]
     fn bump(&mut self) {
         self.at = self.at.saturating_add(1);
     }
 
+    #[inline]
     fn position(&self) -> u32 {
         narrow(self.at)
     }
@@ -682,27 +727,36 @@ impl Iterator for ChildKeys<'_, '_> {
     }
 }
 
-/// Length of the prefix without quote, backslash or control character, eight bytes at a time.
+/// Length of the prefix without quote, backslash or control character, sixteen bytes at a time: nearly every name and most words
+/// end within the first sixteen, so that the processor guesses right.
+#[inline]
 fn plain_prefix(bytes: &[u8]) -> usize {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGHS: u64 = 0x8080_8080_8080_8080;
-    // Zero-byte test on each lane. A borrow runs into higher lanes only, so the lowest lane that is marked is exact.
-    let zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
-    let (words, rest) = bytes.as_chunks::<8>();
+    let (pairs, rest) = bytes.as_chunks::<16>();
     let mut done = 0usize;
-    for word in words {
-        let word = u64::from_le_bytes(*word);
-        let quote = zero(word ^ ONES.wrapping_mul(0x22));
-        let backslash = zero(word ^ ONES.wrapping_mul(0x5c));
-        let control = word.wrapping_sub(ONES.wrapping_mul(0x20)) & !word & HIGHS;
-        let stops = quote | backslash | control;
-        if stops != 0 {
-            return done.saturating_add(widen(stops.trailing_zeros() / 8));
+    for pair in pairs {
+        let pair = u128::from_le_bytes(*pair);
+        #[expect(clippy::cast_possible_truncation, reason = "the lower and the upper half of the pair")]
+        let (low, high) = (stops(pair as u64), stops(pair.wrapping_shr(64) as u64));
+        if low | high != 0 {
+            let (word, before) = if low != 0 { (low, 0) } else { (high, 8) };
+            return done.saturating_add(before).saturating_add(widen(word.trailing_zeros() / 8));
         }
-        done = done.saturating_add(8);
+        done = done.saturating_add(16);
     }
     let tail = rest.iter().position(|b| matches!(b, b'"' | b'\\') || *b < 0x20).unwrap_or(rest.len());
     done.saturating_add(tail)
+}
+
+/// Marks the bytes at which a plain string stops. A borrow runs into higher lanes only, so the lowest lane that is marked is exact.
+#[inline]
+fn stops(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    let zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
+    let quote = zero(word ^ ONES.wrapping_mul(0x22));
+    let backslash = zero(word ^ ONES.wrapping_mul(0x5c));
+    let control = word.wrapping_sub(ONES.wrapping_mul(0x20)) & !word & HIGHS;
+    quote | backslash | control
 }
 
 /// Undoes the escapes of a string that the scanner accepted.

@@ -47,6 +47,8 @@ pub struct Job {
     pub pins: Option<View>,
     /// The key of `hash` masks.
     pub key: MaskKey,
+    /// Whether [`Report::sha256`] is wanted: hashing costs as much as everything else together.
+    pub hashes: bool,
     /// Bounds.
     pub limits: Limits,
 }
@@ -136,7 +138,7 @@ enum Body {
 pub struct Report {
     /// What the answer to the request was, once it has been seen whole.
     pub came: Option<Came>,
-    /// SHA-256 of the answer's JSON text as it left; `None` while none has.
+    /// SHA-256 of the answer's JSON text as it left; `None` while none has, and where nobody wants it.
     pub sha256: Option<[u8; 32]>,
     /// Bytes of the body as the server sent it, so far.
     pub bytes: u64,
@@ -265,7 +267,7 @@ impl Concern {
             Asked::Call(_) => false,
         };
         // Where a response is read anyway, a list in it is no less a list than elsewhere.
-        let lists = (may_list || results) && (has_pins || policy.may_hide());
+        let lists = (may_list || results) && (has_pins || policy.may_hide() || !policy.definitions().is_empty());
         Self { lists, results }
     }
 
@@ -276,8 +278,7 @@ impl Concern {
     }
 }
 
-/// The rules for what comes back. What a task brings is the result of a call whose tool is not known any more; a method that is
-/// no call has the rules for everything, which are those of a tool without a name.
+/// The rules for what comes back. What a task brings is the result of a call whose tool is not known any more.
 fn rules_of<'p>(policy: &'p Policy, asked: &Asked) -> ResultRules<'p> {
     match asked {
         Asked::Call(tool) => policy.results(Some(tool)),
@@ -290,7 +291,7 @@ fn rules_of<'p>(policy: &'p Policy, asked: &Asked) -> ResultRules<'p> {
             | Method::TasksUpdate,
         )
         | Asked::Stream => policy.results(None),
-        Asked::Request(_) => policy.results(Some("")),
+        Asked::Request(_) => policy.messages(),
     }
 }
 

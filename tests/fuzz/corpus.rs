@@ -81,6 +81,11 @@ fn every_policy_keeps_its_properties() {
 }
 
 #[test]
+fn every_response_keeps_its_properties() {
+    run("response");
+}
+
+#[test]
 fn every_settle_token_keeps_its_properties() {
     run("settle");
 }

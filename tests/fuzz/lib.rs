@@ -14,6 +14,7 @@ mod model;
 mod mutate;
 mod parse;
 mod policy;
+mod response;
 mod settle;
 mod world;
 
@@ -22,6 +23,7 @@ pub use evaluate::evaluate;
 pub use headers::headers;
 pub use parse::parse;
 pub use policy::policy;
+pub use response::response;
 pub use settle::settle;
 
 /// A target.
@@ -34,5 +36,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("headers", headers),
     ("parse", parse),
     ("policy", policy),
+    ("response", response),
     ("settle", settle),
 ];

@@ -74,6 +74,13 @@ const PIECES: &[&[u8]] = &[
     b"<<",
     b"\r",
     b"\t",
+    b"\r\n",
+    b"data: ",
+    b"\ndata: ",
+    b": x\n",
+    b"\"tools\":[{\"name\":\"gone\"}]",
+    b"{\"jsonrpc\":\"2.0\",\"id\":1,",
+    "\u{2028}data: ".as_bytes(),
 ];
 
 /// Changes one to four places; splices in a part of `other`.

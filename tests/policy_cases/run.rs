@@ -1,5 +1,7 @@
 //! The policy language against its acceptance cases.
 
+mod lists;
+
 use std::sync::Arc;
 
 use mcp_authz_core::document::{Defect, Format};

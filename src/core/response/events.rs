@@ -14,6 +14,8 @@ use crate::{
 
 /// What stands in the place of an event that nobody waits for.
 const WITHHELD: &str = ": withheld";
+/// What an answer of ours begins with.
+const DATA: &str = "data: ";
 
 /// A stream, as far as it has come.
 #[derive(Debug)]
@@ -183,7 +185,7 @@ impl Events {
             if self.is_lost && !judge.is_answered {
                 let text = judge.withheld(Withheld::Shape, None, report);
                 judge.is_answered = true;
-                out.push(&sse::write(&format!("data: {text}"), &[]));
+                out.push(&sse::write(DATA, &text, &[]));
             }
         }
         out.step()
@@ -209,7 +211,7 @@ impl Events {
             Ruling::Changed(text) => {
                 let line = sse::one_line(&text);
                 judge.leaves(role, line.as_bytes(), report);
-                Fate::Replaced(event.replace(&format!("data: {line}")))
+                Fate::Replaced(event.replace(DATA, &line))
             }
             Ruling::Record(sighting) => Fate::Record(sighting),
             Ruling::Same => {
@@ -239,16 +241,16 @@ impl Events {
             return Vec::new();
         }
         let may_be_answer = matches!(loss.role, Role::Answer | Role::Unread);
-        let line = if may_be_answer && judge.waits() && !judge.is_answered {
+        let (name, value) = if may_be_answer && judge.waits() && !judge.is_answered {
             judge.is_answered = true;
-            Cow::Owned(format!("data: {}", judge.withheld(loss.why, loss.words.as_deref(), report)))
+            (DATA, judge.withheld(loss.why, loss.words.as_deref(), report))
         } else {
             self.is_lost |= loss.role == Role::Stray && !judge.is_answered;
             report.dropped = report.dropped.saturating_add(1);
             report.withheld.get_or_insert(loss.why);
-            Cow::Borrowed(WITHHELD)
+            (WITHHELD, String::new())
         };
-        event.map_or_else(|| sse::write(&line, raw), |event| event.replace(&line))
+        event.map_or_else(|| sse::write(name, &value, raw), |event| event.replace(name, &value))
     }
 }
 

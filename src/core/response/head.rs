@@ -42,7 +42,7 @@ impl Framing {
             return Self::Unreadable(Withheld::Encoding);
         }
         let is_success = (200..300).contains(&head.status);
-        let limit = u64::try_from(judge.bytes_max()).unwrap_or(u64::MAX);
+        let limit = u64::try_from(judge.job.limits.bytes_max).unwrap_or(u64::MAX);
         let is_too_long = head.content_length.is_some_and(|bytes| bytes > limit);
         let types: Vec<Option<&str>> = head.content_types.iter().map(|line| std::str::from_utf8(line).ok()).collect();
         let whole = |form| if is_too_long { Self::Unreadable(Withheld::Size) } else { Self::Whole(form) };

@@ -82,7 +82,7 @@ impl Verdict {
 
 /// The parts of a JSON-RPC message.
 enum Message<'d> {
-    Error { id: Option<Value<'d>>, error: Value<'d> },
+    Error { id: Option<Value<'d>> },
     Other,
     Result { id: Value<'d>, result: Value<'d> },
 }
@@ -108,15 +108,6 @@ impl Judge {
         self.job.id.is_some()
     }
 
-    /// Bytes of a whole body that may pass.
-    pub(super) fn bytes_max(&self) -> usize {
-        let own = self.job.limits.bytes_max;
-        match &self.job.asked {
-            Asked::Call(_) => rules_of(&self.job.policy, &self.job.asked).bytes_max().map_or(own, |max| own.min(max)),
-            Asked::Request(_) | Asked::Stream => own,
-        }
-    }
-
     /// Judges one message. The report learns what was found, unless something is to be recorded first.
     pub(super) fn message(&mut self, text: &[u8], place: Place, pass: Pass, report: &mut Report) -> Verdict {
         let limits = json::Limits {
@@ -140,20 +131,28 @@ impl Judge {
         }
         let ruling = self.rule(&document, &message, pass, report);
         if role == Role::Answer && !matches!(ruling, Ruling::Record(_)) {
-            let bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
-            let usage = match &self.job.asked {
-                Asked::Call(tool) => self.job.policy.usage(tool, &document),
-                Asked::Request(_) | Asked::Stream => Vec::new(),
-            };
-            report.came = kind_of(&message, &self.job.asked).map(|kind| Came { kind, bytes, usage });
+            report.came = self.came(&document);
         }
         Verdict { role, ruling }
+    }
+
+    /// What the answer was. Only a call can fail as a tool does, and only of a call something is settled.
+    fn came(&self, document: &Document<'_>) -> Option<Came> {
+        if let Asked::Call(tool) = &self.job.asked {
+            return self.job.policy.came(tool, document);
+        }
+        let kind = match Kind::of_answer(document.root())? {
+            Kind::ToolError => Kind::Ok,
+            kind @ (Kind::Ok | Kind::ProtocolError | Kind::ServerError) => kind,
+        };
+        let bytes = u64::try_from(document.root().source().len()).unwrap_or(u64::MAX);
+        Some(Came { kind, bytes, usage: Vec::new() })
     }
 
     /// Which request the message answers. On a GET stream anything may be answered, since it replays what was lost.
     fn role(&self, message: &Message<'_>, place: Place) -> Role {
         let id = match message {
-            Message::Error { id, .. } => *id,
+            Message::Error { id } => *id,
             Message::Other => return Role::Other,
             Message::Result { id, .. } => Some(*id),
         };
@@ -179,7 +178,7 @@ impl Judge {
         };
         if let Some(result) = result {
             if self.concern.lists {
-                match list::filter(&self.job, result, pass, &mut splices) {
+                match list::filter(&self.job, result, pass, &mut splices, &mut report.findings) {
                     Ok(cut) => match cut.sighting {
                         Some(sighting) => return Ruling::Record(sighting),
                         None => cut.count(report),
@@ -193,9 +192,6 @@ impl Judge {
         }
         if self.concern.results && !result.is_some_and(|result| self.is_list(result)) {
             let rules = rules_of(&self.job.policy, &self.job.asked);
-            if rules.bytes_max().is_some_and(|max| document.bytes() > max) {
-                return Ruling::Withhold(Withheld::Size, None);
-            }
             if let Judged::Block(text) = rules.judge(document, &self.job.key, &mut splices, &mut report.findings) {
                 return Ruling::Withhold(Withheld::Blocked, Some(text));
             }
@@ -215,10 +211,14 @@ impl Judge {
             && list::LISTS.iter().any(|list| list.method == method && result.get(list.member).is_some())
     }
 
-    /// JSON that is no JSON-RPC, as the error page of a gateway: read as a tree and as a text, for want of a known shape.
+    /// JSON that is no JSON-RPC, as the error page of a gateway: read as a tree and as a text, for want of a known shape. What
+    /// only just is no JSON-RPC is not meant: a careless client could take it for a message.
     fn foreign(&self, document: &Document<'_>, text: &[u8], report: &mut Report) -> Verdict {
         if self.only_records() {
             return Verdict { role: Role::Unread, ruling: Ruling::Same };
+        }
+        if may_be_message(document.root()) || document.root().elements().any(may_be_message) {
+            return Verdict::withhold(Role::Unread, Withheld::Shape);
         }
         let mut splices = Splices::default();
         let rules = rules_of(&self.job.policy, &self.job.asked);
@@ -278,7 +278,7 @@ impl Judge {
 
     /// Keeps the digest of the answer that leaves.
     fn sign(&self, text: &[u8], report: &mut Report) {
-        report.sha256 = Some(Sha256::digest(text).into());
+        report.sha256 = self.job.hashes.then(|| Sha256::digest(text).into());
     }
 }
 
@@ -318,9 +318,15 @@ fn read(root: Value<'_>) -> Option<Message<'_>> {
     match (method, result, error) {
         (Some(method), None, None) => (method.kind() == json::Kind::String).then_some(Message::Other),
         (None, Some(result), None) if result.kind() == json::Kind::Object => Some(Message::Result { id: id?, result }),
-        (None, None, Some(error)) => (error.kind() == json::Kind::Object).then_some(Message::Error { id, error }),
+        (None, None, Some(error)) => (error.kind() == json::Kind::Object).then_some(Message::Error { id }),
         (_, _, _) => None,
     }
+}
+
+/// Whether somebody could take the object for a message: it has a member that is named like the ones that make it one.
+fn may_be_message(value: Value<'_>) -> bool {
+    let marks = ["jsonrpc", "method", "result"];
+    value.members().any(|(name, _)| marks.contains(&&*name)) || refuse_twins(value, &marks).is_err()
 }
 
 /// Whether the server's id is the request's: of one type, and equal. A server that parsed the id may write a string otherwise; a
@@ -332,23 +338,6 @@ fn is_same_id(id: Value<'_>, asked: &str) -> bool {
     let Some(text) = id.as_str() else { return false };
     let asked = Document::parse(asked.as_bytes(), json::Limits::default());
     asked.is_ok_and(|asked| asked.root().as_str().is_some_and(|asked| asked == text))
-}
-
-fn kind_of(message: &Message<'_>, asked: &Asked) -> Option<Kind> {
-    /// By these the server says that it did not run anything.
-    const NOT_RUN: [&str; 4] = ["-32700", "-32600", "-32601", "-32602"];
-    match message {
-        Message::Error { error, .. } => {
-            let code = error.get("code").and_then(Value::number_text);
-            Some(if code.is_some_and(|code| NOT_RUN.contains(&code)) { Kind::ProtocolError } else { Kind::ServerError })
-        }
-        Message::Other => None,
-        Message::Result { result, .. } => {
-            let failed =
-                matches!(asked, Asked::Call(_)) && result.get("isError").and_then(Value::as_bool) == Some(true);
-            Some(if failed { Kind::ToolError } else { Kind::Ok })
-        }
-    }
 }
 
 /// The method that answers that list.

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     json::{Kind, Value},
     judge::{is_named_visible, is_tool_visible},
+    mask::{Findings, Shown},
     mcp::{Method, refuse_twins, sound_name},
     number::Decimal,
     pins::{Observed, Sighting, Standing},
@@ -74,10 +75,17 @@ enum Fate {
 ///
 /// # Errors
 /// The result must be withheld.
-pub(super) fn filter(job: &Job, result: Value<'_>, pass: Pass, splices: &mut Splices) -> Result<Cut, Withheld> {
+pub(super) fn filter(
+    job: &Job,
+    result: Value<'_>,
+    pass: Pass,
+    splices: &mut Splices,
+    findings: &mut Findings,
+) -> Result<Cut, Withheld> {
     refuse_twins(result, MEMBERS).map_err(|_| Withheld::Shape)?;
     let is_last_page = result.get("nextCursor").is_none_or(|cursor| cursor.kind() == Kind::Null);
     let mut cut = Cut::default();
+    let mut lists = Vec::new();
     for list in &LISTS {
         let Some(elements) = result.get(list.member) else { continue };
         if elements.kind() != Kind::Array {
@@ -99,12 +107,33 @@ pub(super) fn filter(job: &Job, result: Value<'_>, pass: Pass, splices: &mut Spl
             };
             elements.elements().map(|element| if shows(element) { Fate::Shown } else { Fate::Hidden }).collect()
         };
+        lists.push((elements, fates));
+    }
+    if cut.sighting.is_some() {
+        // All of it is judged once more; nothing must be found twice.
+        return Ok(cut);
+    }
+    for (elements, mut fates) in lists {
+        inspect(job, elements, &mut fates, splices, findings);
         let count = |fate| u32::try_from(fates.iter().filter(|one| **one == fate).count()).unwrap_or(u32::MAX);
         cut.hidden = cut.hidden.saturating_add(count(Fate::Hidden));
         cut.unapproved = cut.unapproved.saturating_add(count(Fate::Unapproved));
         cut_out(elements, &fates, splices);
     }
     Ok(cut)
+}
+
+/// What the policy says of the texts in definitions that would be shown.
+fn inspect(job: &Job, elements: Value<'_>, fates: &mut [Fate], splices: &mut Splices, findings: &mut Findings) {
+    let rules = job.policy.definitions();
+    if rules.is_empty() {
+        return;
+    }
+    for (element, fate) in elements.elements().zip(fates).filter(|(_, fate)| **fate == Fate::Shown) {
+        if rules.judge(element, splices, findings) == Shown::Hidden {
+            *fate = Fate::Hidden;
+        }
+    }
 }
 
 /// The fate of each tool, and the definitions that the pins do not know. They are asked about hidden tools as well: what they keep

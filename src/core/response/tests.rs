@@ -31,6 +31,7 @@ fn job(text: &str, asked: Asked) -> Job {
         id,
         pins: None,
         key: MaskKey(Arc::new([7; 32])),
+        hashes: true,
         limits: LIMITS,
     }
 }
@@ -303,6 +304,9 @@ fn an_http_error_keeps_its_own_shape() {
         assert_eq!(error(body), (body.to_owned(), Report { bytes: body.len() as u64, ..Report::default() }));
     }
     assert_eq!(error(LIST).0, SHOWN, "a list is one under any status");
+    for odd in [LIST.replace("\"id\"", "\"kd\""), LIST.replace("\"result\"", "\"Result\""), format!("[{LIST}]")] {
+        assert!(is_withheld(&error(&odd).0, Withheld::Shape), "{odd}");
+    }
     assert!(is_withheld(&error("{").0, Withheld::Json));
     let page = Head { status: 502, content_types: &[b"text/html"], ..JSON };
     assert_eq!(text(list(), &page, "<p>é</p>").0, "<p>é</p>");
@@ -394,3 +398,4 @@ mod events;
 mod lists;
 mod pinned;
 mod recorded;
+mod rules;

@@ -47,7 +47,7 @@ impl Whole {
         let chunk_bytes = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
         let is_longer = self.missing.is_some_and(|missing| missing < chunk_bytes);
         self.missing = self.missing.map(|missing| missing.saturating_sub(chunk_bytes));
-        if is_longer || self.held.len().saturating_add(chunk.len()) > judge.bytes_max() {
+        if is_longer || self.held.len().saturating_add(chunk.len()) > judge.job.limits.bytes_max {
             return self.replace(Withheld::Size, None, judge, report);
         }
         // The common case: the whole text in one chunk, which is judged where it lies.

@@ -125,6 +125,7 @@ fn filter(policy: &Arc<Policy>, head: Head<'_>, chunks: &[&[u8]]) -> anyhow::Res
         id: Some("1".into()),
         pins: None,
         key: MaskKey(Arc::new([0; 32])),
+        hashes: false,
         limits: Limits { bytes_max: 1 << 22, depth_max: 64, nodes_max: 200_000, list_ttl_max_ms: 60_000 },
     };
     let Begun::Body(mut exchange) = Exchange::begin(job, &head) else { bail!("no body") };
