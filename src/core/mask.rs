@@ -12,6 +12,7 @@ use crate::{json::Document, policy::Policy, splice::Splices};
 
 mod condition;
 mod definition;
+mod echo;
 mod fold;
 mod path;
 mod plan;
@@ -37,6 +38,8 @@ pub const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const HITS_MAX: usize = 65_536;
 /// JSON texts inside of strings of JSON texts; deeper ones are not passed.
 pub const NESTED_MAX: usize = 4;
+/// Values masked by a path that are looked for elsewhere in the message; one with more is not passed.
+pub const ECHOES_MAX: usize = 10_000;
 /// Names of new fields in one report.
 pub const NEW_FIELDS_MAX: usize = 64;
 /// Bytes of one name in it.
@@ -180,7 +183,7 @@ impl ResultRules<'_> {
     fn plan(&self) -> plan::Plan<'_> {
         // Those of the tool first: of rules that find the same, the first decides what stands there.
         let sets: Vec<&RuleSet> = self.sets().collect();
-        plan::Plan::of(&sets, &ENVELOPE)
+        plan::Plan::of(&sets, &ENVELOPE, CONTENT.as_ref())
     }
 
     fn too_large(&self, bytes: usize, findings: &mut Findings) -> Option<Arc<str>> {
@@ -220,6 +223,9 @@ impl Policy {
 /// and what servers and clients can do. Everything else, `uri` and names included, may be a value of somebody.
 static ENVELOPE: LazyLock<Vec<Path>> =
     LazyLock::new(|| ENVELOPE_PATHS.iter().filter_map(|text| Path::parse(text).ok()).collect());
+
+/// Where servers write what `structuredContent` holds once more.
+static CONTENT: LazyLock<Option<Path>> = LazyLock::new(|| Path::parse("result.content").ok());
 
 const ENVELOPE_PATHS: &[&str] = &[
     "error.code",

@@ -27,6 +27,8 @@ pub(super) struct Plan<'p> {
 /// What happens where a path ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
+    /// `result.content` starts here.
+    Content,
     /// The field is known to that list of `report_new_fields`.
     Known(u16),
     /// The rule applies from here on.
@@ -52,11 +54,23 @@ pub(super) struct Here {
     pub(super) detectors: Detectors,
     /// Whether patterns look at the value.
     pub(super) patterns: bool,
+    /// Whether it is inside of `result.content`.
+    pub(super) content: bool,
     /// Whether the value is gone already: only what blocks is still looked for.
     pub(super) muted: bool,
 }
 
 impl Here {
+    /// Whether no path ends at or below this value.
+    pub(super) fn leads_nowhere(&self) -> bool {
+        self.tracks.is_empty()
+    }
+
+    /// The place of the name of a member.
+    pub(super) fn of_name(&self) -> Self {
+        Self { content: false, ..self.clone() }
+    }
+
     /// The same place in a value that is gone already.
     pub(super) fn gone(&self) -> Self {
         Self { muted: true, ..self.clone() }
@@ -64,7 +78,7 @@ impl Here {
 }
 
 impl<'p> Plan<'p> {
-    pub(super) fn of(sets: &[&'p RuleSet], envelope: &'p [Path]) -> Self {
+    pub(super) fn of(sets: &[&'p RuleSet], envelope: &'p [Path], content: Option<&'p Path>) -> Self {
         let mut plan = Plan::default();
         for set in sets {
             plan.rules.extend(set.rules.iter().map(|rule| &**rule));
@@ -102,6 +116,9 @@ impl<'p> Plan<'p> {
             let judged = plan.conditions.iter().flat_map(|rule| &*rule.all).flat_map(|condition| &*condition.paths);
             let known = list.paths.iter().chain(named).chain(judged).chain(envelope);
             targets.extend(known.map(|path| (path, Target::Known(narrow(index)))));
+        }
+        if plan.rules.iter().any(|rule| matches!(rule.what, What::Value)) {
+            targets.extend(content.map(|path| (path, Target::Content)));
         }
         plan.targets = targets;
         plan
@@ -144,6 +161,7 @@ impl<'p> Plan<'p> {
                 continue;
             }
             match *wanted {
+                Target::Content => next.content = true,
                 Target::Known(list) => next.known.push(list),
                 Target::Rule(rule) => {
                     next.ends.push(rule);
