@@ -27,9 +27,13 @@ use tokio::{
 
 use crate::telemetry::metrics::{ErrorKind, Metrics};
 
+mod pins;
 mod quota;
 pub mod token;
 
+pub use pins::PinPages;
+#[cfg(test)]
+pub(crate) use pins::{Rig as PinRig, rig as pin_rig};
 pub use quota::QuotaPages;
 
 /// Open connections; one more closes the oldest.
@@ -45,7 +49,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Time for open connections at the end.
 const DRAIN_WITHIN: Duration = Duration::from_secs(1);
 
-const PAGES: &str = "/livez /readyz /metrics /config /policy /quota /quota/reset /quota/accept-loss";
+const PAGES: &str = "/livez /readyz /metrics /config /policy /quota /quota/reset /quota/accept-loss /pins /pins/diff /pins/approve /pins/forget /pins/reset";
 const JSON: &str = "application/json";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -77,7 +81,7 @@ struct Shown {
 }
 
 /// The pages.
-pub fn router(view: Arc<dyn AdminView>, registry: Arc<Registry>, quota: QuotaPages) -> Router {
+pub fn router(view: Arc<dyn AdminView>, registry: Arc<Registry>, quota: QuotaPages, pins: Option<PinPages>) -> Router {
     let pages = Router::new()
         .route("/livez", get(|| async { text_page(StatusCode::OK, "ok\n") }))
         .route("/readyz", get(readyz))
@@ -87,10 +91,13 @@ pub fn router(view: Arc<dyn AdminView>, registry: Arc<Registry>, quota: QuotaPag
         .with_state(Shown { view, registry });
     pages
         .merge(quota::router(quota))
+        .merge(pins.map_or_else(Router::new, pins::router))
         .fallback(|| async { text_page(StatusCode::NOT_FOUND, format!("no such page; there are {PAGES}\n")) })
         .method_not_allowed_fallback(|uri: Uri| async move {
             let (methods, text) = match uri.path() {
-                "/quota/reset" | "/quota/accept-loss" => ("POST", "POST only\n"),
+                "/quota/reset" | "/quota/accept-loss" | "/pins/approve" | "/pins/forget" | "/pins/reset" => {
+                    ("POST", "POST only\n")
+                }
                 _ => ("GET, HEAD", "read-only: GET or HEAD\n"),
             };
             let page = text_page(StatusCode::METHOD_NOT_ALLOWED, text);

@@ -18,6 +18,7 @@ use mcp_authz_core::{
     document::{Defect, Format, Report},
     http::HeaderLimits,
     json,
+    pins::Bounds,
 };
 
 pub use ledger::{Engine, Ledger};
@@ -138,6 +139,12 @@ pub struct Limits {
     pub reservations_max: usize,
     /// Counters that have series of their own in the metrics: 0 to 100,000, default 1,000.
     pub metric_counters_max: usize,
+    /// Tools of one server whose definitions are pinned: 1 to 100,000, default 1,000.
+    pub pinned_tools_max: usize,
+    /// Bytes of one definition that is pinned: 1 KiB to 1 MiB, default 64 KiB.
+    pub pinned_definition_bytes_max: usize,
+    /// New tools of one server that wait for approval: 1 to 100,000, default 200.
+    pub pending_tools_max: usize,
 }
 
 impl Limits {
@@ -145,6 +152,17 @@ impl Limits {
     #[must_use]
     pub fn json(&self) -> json::Limits {
         json::Limits { bytes_max: self.body_bytes_max, depth_max: self.json_depth_max, nodes_max: self.json_nodes_max }
+    }
+
+    /// The bounds of pins.
+    #[must_use]
+    pub fn pins(&self) -> Bounds {
+        Bounds {
+            tools_max: self.pinned_tools_max,
+            definition_bytes_max: self.pinned_definition_bytes_max,
+            pending_max: self.pending_tools_max,
+            ..Bounds::default()
+        }
     }
 
     /// The bounds of request headers.

@@ -32,6 +32,7 @@ use crate::{
 #[cfg(test)]
 pub(crate) mod contract;
 
+pub mod desk;
 mod folder;
 pub mod store;
 #[cfg(test)]
@@ -91,6 +92,19 @@ pub enum Approval<'a> {
     All(Digest),
     /// One tool, named by the digest of its definition.
     Tool(&'a str, Digest),
+}
+
+impl Approval<'_> {
+    /// Approves it; how many tools that were.
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing was changed.
+    pub fn apply(&self, pins: &mut Pins, bounds: &Bounds) -> Result<usize, Refusal> {
+        match self {
+            Approval::All(digest) => pins.approve_all(*digest, bounds),
+            Approval::Tool(tool, digest) => pins.approve(tool, *digest, bounds).map(|()| 1),
+        }
+    }
 }
 
 /// What is known of one server.
@@ -255,10 +269,7 @@ impl<S: Store> Pinboard<S> {
     /// [`PinsError`]; unless it says that the store did not answer, nothing was changed.
     pub async fn approve(&self, server: &str, what: Approval<'_>) -> Result<usize, PinsError> {
         let (server, _) = self.rules(server).ok_or_else(|| PinsError::Off(server.into()))?;
-        let approve = |pins: &mut Pins| match what {
-            Approval::All(digest) => pins.approve_all(digest, &self.bounds),
-            Approval::Tool(tool, digest) => pins.approve(tool, digest, &self.bounds).map(|()| 1),
-        };
+        let approve = |pins: &mut Pins| what.apply(pins, &self.bounds);
         let (_, tools) = self.change(&server, later(ACT_WITHIN), approve, |_| true).await?;
         self.metrics.pin_events(PinEvent::Approved, u64::try_from(tools).unwrap_or(u64::MAX));
         Ok(tools)

@@ -187,11 +187,7 @@ struct Parties {
 struct Held(Arc<AtomicUsize>);
 
 impl Held {
-    /// Room for so many more bytes.
-    fn has_room(&self, more: usize, max: usize) -> bool {
-        self.0.load(Ordering::Relaxed).saturating_add(more) <= max
-    }
-
+    /// Changes the share of one response; gives the sum.
     fn exchange(&self, before: usize, after: usize) -> usize {
         if after >= before {
             let more = after.saturating_sub(before);

@@ -10,8 +10,12 @@
 mod guide;
 #[path = "readme/operators.rs"]
 mod operators;
+#[path = "readme/pins.rs"]
+mod pins;
 #[path = "readme/quotas.rs"]
 mod quotas;
+#[path = "readme/responses.rs"]
+mod responses;
 #[path = "readme/results.rs"]
 mod results;
 #[path = "readme/samples.rs"]

@@ -23,7 +23,7 @@ const BODY_BYTES_MAX: usize = 4_096;
 /// Bytes of one name in a query.
 const NAME_BYTES_MAX: usize = 512;
 
-const OFF: &str = "quota pages are off: put a token of at least 16 characters into a file, name it as `admin.token_file` in the \
+const OFF: &str = "pages about quotas and pins are off: put a token of at least 16 characters into a file, name it as `admin.token_file` in the \
 settings, and restart\n";
 
 /// The desk and the token that opens it.
@@ -50,7 +50,7 @@ pub(super) fn router(pages: QuotaPages) -> Router {
 }
 
 async fn show(State(pages): State<QuotaPages>, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
-    if let Some(refusal) = refuse(&pages, &headers) {
+    if let Some(refusal) = refuse(&pages.token, &headers) {
         return refusal;
     }
     match parse_query(query.as_deref().unwrap_or_default()) {
@@ -60,7 +60,7 @@ async fn show(State(pages): State<QuotaPages>, headers: HeaderMap, RawQuery(quer
 }
 
 async fn reset(State(pages): State<QuotaPages>, headers: HeaderMap, body: Body) -> Response {
-    let bytes = match act(&pages, &headers, body).await {
+    let bytes = match act(&pages.token, &headers, body).await {
         Ok(bytes) => bytes,
         Err(refusal) => return refusal,
     };
@@ -74,7 +74,7 @@ async fn reset(State(pages): State<QuotaPages>, headers: HeaderMap, body: Body) 
 }
 
 async fn accept_loss(State(pages): State<QuotaPages>, headers: HeaderMap, body: Body) -> Response {
-    match act(&pages, &headers, body).await {
+    match act(&pages.token, &headers, body).await {
         Ok(bytes) if bytes.trim_ascii() == b"{}" => answer(pages.desk.accept_loss().await),
         Ok(_) => text_page(StatusCode::BAD_REQUEST, "expected an empty JSON object\n"),
         Err(refusal) => refusal,
@@ -82,9 +82,9 @@ async fn accept_loss(State(pages): State<QuotaPages>, headers: HeaderMap, body: 
 }
 
 /// The body of an act of somebody who has the token.
-async fn act(pages: &QuotaPages, headers: &HeaderMap, body: Body) -> Result<Bytes, Response> {
+pub(super) async fn act(token: &AdminToken, headers: &HeaderMap, body: Body) -> Result<Bytes, Response> {
     // Before the body is read: strangers cost nothing.
-    if let Some(refusal) = refuse(pages, headers) {
+    if let Some(refusal) = refuse(token, headers) {
         return Err(refusal);
     }
     if headers.get(header::CONTENT_TYPE).is_none_or(|value| value.as_bytes() != super::JSON.as_bytes()) {
@@ -96,8 +96,8 @@ async fn act(pages: &QuotaPages, headers: &HeaderMap, body: Body) -> Result<Byte
 }
 
 /// The answer to whoever may not ask.
-fn refuse(pages: &QuotaPages, headers: &HeaderMap) -> Option<Response> {
-    match pages.token.access(headers) {
+pub(super) fn refuse(token: &AdminToken, headers: &HeaderMap) -> Option<Response> {
+    match token.access(headers) {
         Access::Granted => None,
         Access::Off => Some(text_page(StatusCode::FORBIDDEN, OFF)),
         Access::Refused => {
@@ -142,7 +142,7 @@ fn parse_query(query: &str) -> Result<Wanted, &'static str> {
     Ok(wanted)
 }
 
-fn decode(text: &str) -> Option<String> {
+pub(super) fn decode(text: &str) -> Option<String> {
     let mut bytes = text.bytes();
     let mut out = Vec::new();
     while let Some(byte) = bytes.next() {

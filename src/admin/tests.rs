@@ -73,7 +73,7 @@ async fn rig() -> Rig {
         assert!(stopped.await.is_ok());
     };
     let quota = QuotaPages { desk: Arc::new(NoDesk), token: Arc::new(token::AdminToken::load(None).unwrap()) };
-    let pages = router(Arc::<View>::clone(&view), Arc::new(registry), quota);
+    let pages = router(Arc::<View>::clone(&view), Arc::new(registry), quota, None);
     let server = tokio::spawn(serve(listener, pages, metrics.clone(), stopped));
     Rig { address, view, metrics, stop, server }
 }

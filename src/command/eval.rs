@@ -10,20 +10,23 @@ use std::{
 };
 
 use mcp_authz_core::{
+    answer::unknown_tool_text,
     decision::{Decision, Denial, Rule},
     json::{Document, Limits},
-    judge::judge,
+    judge::{is_concealed, judge_pinned},
     mcp::{Body, Message, ProtocolVersion},
     number::units_text,
-    policy::{Call, ConditionStep, Explanation, POLICY_BYTES_MAX, Policy, Source, Step, StepOutcome},
+    pins::Known,
+    policy::{Call, ConditionStep, Explanation, POLICY_BYTES_MAX, Policy, Source, Step, StepKind, StepOutcome},
     principal::Principal,
-    quota::{Charge, Mode},
+    quota::{Actual, Charge, Mode},
     selftest::MirroredHeaders,
     text::push_json_string,
 };
 use serde_json::{Value, json};
 
 use super::{FAILED, USAGE, test::load};
+use crate::files;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -61,6 +64,9 @@ pub struct Args {
     /// The server that is called.
     #[arg(long, value_name = "NAME", default_value = "eval")]
     server: String,
+    /// The `inputSchema` of the tool, a JSON file; for policies with `schema_from`.
+    #[arg(long, value_name = "FILE")]
+    input_schema: Option<PathBuf>,
     /// How to tell it.
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
@@ -98,6 +104,8 @@ struct Question {
     body: Vec<u8>,
     who: Principal,
     server: String,
+    /// The schema of the tool, if it is given.
+    schema: Option<String>,
 }
 
 /// The policy and the request, or what is wrong with them.
@@ -115,13 +123,14 @@ fn read(args: Args, err: &mut impl Write) -> Result<Question, String> {
         (None, Some(request)) => request_body(request)?,
         (None, None) => return Err("either --tool or --request is needed\n".to_owned()),
     };
+    let schema = args.input_schema.as_deref().map(read_schema).transpose()?;
     let mut who = Principal::of_grant(&args.grant);
     if let Some(subject) = args.subject {
         who.subject = subject.into();
     }
     // Sorted, each once, as those of a grant.
     who.groups = args.groups.into_iter().map(Arc::from).collect::<BTreeSet<Arc<str>>>().into_iter().collect();
-    Ok(Question { policy: compiled.policy, body, who, server: args.server })
+    Ok(Question { policy: compiled.policy, body, who, server: args.server, schema })
 }
 
 fn call_body(tool: &str, arguments: Option<&str>) -> Result<Vec<u8>, String> {
@@ -151,6 +160,14 @@ fn request_body(path: &Path) -> Result<Vec<u8>, String> {
     read.map(|_| bytes).map_err(|error| format!("{}: {error}\n", path.display()))
 }
 
+fn read_schema(path: &Path) -> Result<String, String> {
+    let say = |error: &dyn std::fmt::Display| format!("{}: {error}\n", path.display());
+    let bytes = files::read(path, files::DOCUMENT_BYTES_MAX).map_err(|error| say(&error))?;
+    // Read alone first, so that it cannot close the definition that it is put into.
+    Document::parse(&bytes, Limits::default()).map_err(|error| say(&error))?;
+    String::from_utf8(bytes).map_err(|error| say(&error))
+}
+
 impl Question {
     /// Judges the message as the server does; only a tool call has steps to tell.
     fn explain(&self) -> Explanation {
@@ -164,18 +181,43 @@ impl Question {
             Ok(message) => message,
             Err(error) => return refused(Denial::with_message(error.reason, error.message)),
         };
-        let decision = judge(Some(&self.policy), &self.who, &self.server, &message);
+        let known = match (&message.body, &self.schema) {
+            (Body::ToolCall(call), Some(schema)) => Known::of_schema(&call.name(), schema),
+            _ => Known::Off,
+        };
+        let mut decision = judge_pinned(Some(&self.policy), &self.who, &self.server, &message, &known);
+        if let (Decision::Deny(denial), Body::ToolCall(call)) = (&mut decision, message.body)
+            && is_concealed(Some(&self.policy), &self.who, &call.name(), denial.reason)
+        {
+            denial.message = unknown_tool_text(&call.name()).into();
+        }
         let steps = match message.body {
             Body::ToolCall(call) => {
                 let name = call.name();
                 let call =
                     Call { server: &self.server, tool: &name, arguments: call.arguments, request_bytes: message.bytes };
-                self.policy.explain(&self.who, &call).steps
+                let mut steps = self.policy.explain(&self.who, &call).steps;
+                steps.extend(schema_step(&self.policy, &call, &known));
+                steps
             }
             Body::Notification(_) | Body::Request(_) | Body::Response => Vec::new(),
         };
         Explanation { decision, steps }
     }
+}
+
+/// What the schema of the tool said, if the policy asks for it.
+fn schema_step(policy: &Policy, call: &Call<'_>, known: &Known) -> Option<Step> {
+    let rule = policy.schema_rule(call.tool)?;
+    let (outcome, note) = match known.refuse(policy, call) {
+        Some(denial) if matches!(known, Known::Off) => {
+            (StepOutcome::Denies(denial.reason), "give the schema of the tool as --input-schema".to_owned())
+        }
+        Some(denial) => (StepOutcome::Denies(denial.reason), denial.message.to_string()),
+        None => (StepOutcome::Passes, "the arguments fit the schema of the tool".to_owned()),
+    };
+    let exact = rule.exact.map(|exact| exact.to_string());
+    Some(Step { kind: StepKind::Schema, exact, outcome, note, conditions: Vec::new() })
 }
 
 fn to_text(policy: &Policy, explanation: &Explanation) -> String {
@@ -221,12 +263,13 @@ fn push_step(out: &mut String, step: &Step) {
 fn charge_text(charge: &Charge) -> String {
     let (rule, window) = (&charge.terms.denial.rule.pointer, &*charge.terms.window);
     let shown = |units| units_text(units, charge.terms.scale);
+    let held = if charge.terms.actual == Actual::Held { "" } else { " until the answer is known," };
     match charge.mode {
         Mode::Attempt | Mode::Consume => {
-            format!("{} of {} per {window}, {rule}", shown(charge.amount), shown(charge.max))
+            format!("{}{held} of {} per {window}, {rule}", shown(charge.amount), shown(charge.max))
         }
         Mode::Gate => format!("none: passes below {} per {window}, {rule}", shown(charge.max)),
-        Mode::Track => format!("{} per {window}, without a limit, {rule}", shown(charge.amount)),
+        Mode::Track => format!("{}{held} per {window}, without a limit, {rule}", shown(charge.amount)),
     }
 }
 

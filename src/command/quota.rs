@@ -52,7 +52,7 @@ enum Action {
 
 /// Which process to ask.
 #[derive(Debug, clap::Args)]
-struct Target {
+pub(super) struct Target {
     /// The settings of the running mcp-authz, which name its admin port and its token file.
     #[arg(long, value_name = "FILE", env = "MCP_AUTHZ_CONFIG", default_value = "/etc/mcp-authz/config.yaml")]
     config: PathBuf,
@@ -118,15 +118,15 @@ struct AcceptLossArgs {
     target: Target,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Output {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Output {
     Json,
     Text,
 }
 
 /// Why it was not done.
 #[derive(Debug, thiserror::Error)]
-enum QuotaError {
+pub(super) enum QuotaError {
     #[error("{0}")]
     Client(#[from] client::ClientError),
     #[error("not confirmed, nothing was done")]
@@ -144,7 +144,7 @@ enum QuotaError {
 }
 
 impl QuotaError {
-    const fn status(&self) -> u8 {
+    pub(super) const fn status(&self) -> u8 {
         match self {
             QuotaError::NotConfirmed | QuotaError::Refused(_) => FAILED,
             QuotaError::Client(_)
@@ -240,7 +240,7 @@ fn accept_loss(
     Ok(())
 }
 
-fn confirm(question: &str, input: &mut impl BufRead, err: &mut impl Write) -> Result<(), QuotaError> {
+pub(super) fn confirm(question: &str, input: &mut impl BufRead, err: &mut impl Write) -> Result<(), QuotaError> {
     write!(err, "{question} [y/N] ")?;
     err.flush()?;
     let mut line = String::new();
@@ -248,17 +248,17 @@ fn confirm(question: &str, input: &mut impl BufRead, err: &mut impl Write) -> Re
     if matches!(line.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(QuotaError::NotConfirmed) }
 }
 
-fn rows<'a>(page: &'a Value, name: &str) -> Result<&'a [Value], QuotaError> {
+pub(super) fn rows<'a>(page: &'a Value, name: &str) -> Result<&'a [Value], QuotaError> {
     page.get(name).and_then(Value::as_array).map(Vec::as_slice).ok_or(QuotaError::Unreadable)
 }
 
 /// A running process and the token for it.
-struct Admin {
+pub(super) struct Admin {
     client: client::Client,
 }
 
 impl Admin {
-    fn of(target: &Target) -> Result<Self, QuotaError> {
+    pub(super) fn of(target: &Target) -> Result<Self, QuotaError> {
         let (address, file) = match (target.admin, &target.token_file) {
             (Some(address), Some(file)) => (address, file.clone()),
             (address, file) => {
@@ -267,7 +267,8 @@ impl Admin {
                     QuotaError::Usage(format!("the settings cannot be read:\n  {}", lines.join("\n  ")))
                 })?;
                 let file = file.clone().or(config.admin.token_file).ok_or_else(|| {
-                    let text = "has no `admin.token_file`, so the running mcp-authz answers nobody about quotas";
+                    let text =
+                        "has no `admin.token_file`, so the running mcp-authz answers nobody about quotas and pins";
                     QuotaError::Usage(format!("{} {text}", target.config.display()))
                 })?;
                 (address.unwrap_or(config.listen.admin), file)
@@ -282,13 +283,23 @@ impl Admin {
     }
 
     fn show(&self, wanted: &[(&str, Option<&str>)]) -> Result<Value, QuotaError> {
-        let given = wanted.iter().filter_map(|(name, value)| value.map(|value| (name, value)));
-        let query: Vec<String> = given.map(|(name, value)| format!("{name}={}", client::encode(value))).collect();
-        Self::read(self.client.ask(&format!("GET /quota?{}", query.join("&")), None)?)
+        self.get("/quota", wanted)
     }
 
     fn act(&self, act: &str, body: &Value) -> Result<Value, QuotaError> {
-        Self::read(self.client.ask(&format!("POST /quota/{act}"), Some(&body.to_string()))?)
+        self.post(&format!("/quota/{act}"), body)
+    }
+
+    /// Asks a page for what is named.
+    pub(super) fn get(&self, page: &str, wanted: &[(&str, Option<&str>)]) -> Result<Value, QuotaError> {
+        let given = wanted.iter().filter_map(|(name, value)| value.map(|value| (name, value)));
+        let query: Vec<String> = given.map(|(name, value)| format!("{name}={}", client::encode(value))).collect();
+        Self::read(self.client.ask(&format!("GET {page}?{}", query.join("&")), None)?)
+    }
+
+    /// Has a page do something.
+    pub(super) fn post(&self, page: &str, body: &Value) -> Result<Value, QuotaError> {
+        Self::read(self.client.ask(&format!("POST {page}"), Some(&body.to_string()))?)
     }
 
     fn read((status, body): (u16, String)) -> Result<Value, QuotaError> {

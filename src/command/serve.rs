@@ -22,9 +22,10 @@ use tokio::{
 };
 
 mod ledger;
+mod pins;
 
 use crate::{
-    admin::{self, AdminView, QuotaPages, Readiness, router, token::AdminToken},
+    admin::{self, AdminView, PinPages, QuotaPages, Readiness, router, token::AdminToken},
     clock::{Clock, SystemClock, rfc3339},
     config::{self, Config, Limits, Paths},
     engine::Engine,
@@ -33,8 +34,9 @@ use crate::{
         server::{Drained, Event, Observer, Server, Settings as ServerSettings},
         tls::{Tls, TlsSettings},
     },
+    pins::{Pinboard, desk::PinDesk},
     quota::{Ledger as _, any::AnyLedger, desk::LedgerDesk},
-    response::{self, NoPins, Responses},
+    response::{self, Responses, pins::PinStore},
     settle::Settler,
     snapshot::Snapshot,
     state::{Reloaded, State},
@@ -131,11 +133,14 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
         draining: AtomicBool::new(false),
         reached,
     });
+    let pins = pins::open(&config, &ledger, &state, &clock, &metrics).await;
     let (stop_admin, admin_stopped) = tokio::sync::oneshot::channel::<()>();
     let engine = Engine::new(Arc::clone(&ledger), config.timeouts.lease, on_leak, metrics.clone());
     let desk = LedgerDesk::new(Arc::clone(&ledger), Arc::clone(&state), Arc::clone(&audit), Arc::clone(&clock));
     let quota = QuotaPages { desk: Arc::new(desk), token: Arc::clone(&admin_token) };
-    let pages = router(Arc::clone(&view) as Arc<dyn AdminView>, Arc::new(registry), quota);
+    let desk = PinDesk::new(Arc::clone(&pins.board), Arc::clone(&state), Arc::clone(&audit), Arc::clone(&clock));
+    let pin_pages = PinPages { desk: Arc::new(desk), token: Arc::clone(&admin_token) };
+    let pages = router(Arc::clone(&view) as Arc<dyn AdminView>, Arc::new(registry), quota, Some(pin_pages));
     let admin = tokio::spawn(admin::serve(admin_listener, pages, metrics.clone(), async {
         // Either way the end has come: a dropped sender is a stop as well.
         drop(admin_stopped.await);
@@ -155,8 +160,9 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
     let reloads = tokio::spawn(reloader.run());
     let (settlements, settling) = settler(&config, &ledger, &clock, &metrics, &audit).start();
     let settling = tokio::spawn(settling);
-    let after = After { settlements, responses: responses(&state, &ledger, &clock, &metrics, &audit) };
-    let adapter = Adapter::new(engine, Arc::clone(&state), clock, metrics, Arc::clone(&audit), settings, after);
+    let after = After { settlements, responses: responses(&state, &ledger, &pins.board, &clock, &metrics, &audit) };
+    let adapter = Adapter::new(engine, Arc::clone(&state), clock, metrics, Arc::clone(&audit), settings, after)
+        .with_pins(Arc::clone(&pins.board));
     health.serving().await;
     tracing::info!(revision = state.snapshot().revision(), "Ready.");
     let drained = server.serve(adapter, stop_signal(&view)).await.map_err(|error| fail("a listener", &error))?;
@@ -164,6 +170,7 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
         tracing::warn!("Some calls were cut off: they did not end within timeouts.drain_ms.");
     }
     reloads.abort();
+    pins.close().await;
     // The adapter is gone and the queue closed with it; what is in it is worked off.
     if tokio::time::timeout(SETTLE_CLOSE, settling).await.is_err() {
         tracing::warn!("Some reservations were not settled in time; their units count as spent.");
@@ -189,13 +196,15 @@ async fn close_audit(audit: Arc<AuditSink>) {
 fn responses(
     state: &Arc<State>,
     ledger: &Arc<AnyLedger>,
+    pins: &Arc<Pinboard>,
     clock: &Arc<dyn Clock>,
     metrics: &Metrics,
     audit: &Arc<AuditSink>,
 ) -> Arc<Responses> {
     let ledger = Arc::clone(ledger);
+    let pins: Arc<dyn PinStore> = Arc::clone(pins) as Arc<dyn PinStore>;
     let (state, clock, audit) = (Arc::clone(state), Arc::clone(clock), Arc::clone(audit));
-    Arc::new(Responses::new(state, move || ledger.keys(), Arc::new(NoPins), clock, metrics.clone(), audit))
+    Arc::new(Responses::new(state, move || ledger.keys(), pins, clock, metrics.clone(), audit))
 }
 
 /// Who ends reservations by what Envoy's access log tells.
@@ -394,7 +403,16 @@ impl Reloader {
         // The transport was made for the old size; a longer body would not get as far as a readable refusal.
         let body_bytes_max = effective.limits.body_bytes_max;
         let (counters_max, reservations_max) = (effective.limits.counters_max, effective.limits.reservations_max);
-        effective.limits = Limits { body_bytes_max, counters_max, reservations_max, ..new.limits };
+        let Limits { pinned_tools_max, pinned_definition_bytes_max, pending_tools_max, .. } = effective.limits;
+        effective.limits = Limits {
+            body_bytes_max,
+            counters_max,
+            reservations_max,
+            pinned_tools_max,
+            pinned_definition_bytes_max,
+            pending_tools_max,
+            ..new.limits
+        };
         effective.timeouts.check = new.timeouts.check;
         effective.timeouts.margin = new.timeouts.margin;
         effective.envoy = new.envoy;

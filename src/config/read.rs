@@ -266,6 +266,9 @@ fn limits(parent: &Fields<'_>) -> Option<Limits> {
         "counters_max",
         "reservations_max",
         "metric_counters_max",
+        "pinned_tools_max",
+        "pinned_definition_bytes_max",
+        "pending_tools_max",
     ];
     let section = Section::of(parent, "limits", &keys)?;
     let body_bytes_max = section.size("body_bytes_max", 1_048_576, 1_024, 67_108_864);
@@ -277,6 +280,9 @@ fn limits(parent: &Fields<'_>) -> Option<Limits> {
     let counters_max = section.size("counters_max", 1_000_000, 100, 100_000_000);
     let reservations_max = section.size("reservations_max", 1_000_000, 100, 10_000_000);
     let metric_counters_max = section.size("metric_counters_max", 1_000, 0, 100_000);
+    let pinned_tools_max = section.size("pinned_tools_max", 1_000, 1, 100_000);
+    let pinned_definition_bytes_max = section.size("pinned_definition_bytes_max", 65_536, 1_024, 1_048_576);
+    let pending_tools_max = section.size("pending_tools_max", 200, 1, 100_000);
     Some(Limits {
         body_bytes_max: body_bytes_max?,
         json_depth_max: json_depth_max?,
@@ -287,6 +293,9 @@ fn limits(parent: &Fields<'_>) -> Option<Limits> {
         counters_max: counters_max?,
         reservations_max: reservations_max?,
         metric_counters_max: metric_counters_max?,
+        pinned_tools_max: pinned_tools_max?,
+        pinned_definition_bytes_max: pinned_definition_bytes_max?,
+        pending_tools_max: pending_tools_max?,
     })
 }
 

@@ -16,7 +16,7 @@ pub struct Response {
     pub limits: Limits,
     /// Responses that are looked at at once: 1 to 1,000,000, default 4,096.
     pub streams_max: usize,
-    /// Bytes that are held back of all responses together: 1 MiB to 64 GiB, default 256 MiB; not less than `body_bytes_max`.
+    /// Bytes that are held back of all responses together: 64 MiB to 64 GiB, default 256 MiB.
     pub memory_bytes_max: usize,
 }
 
@@ -32,12 +32,7 @@ pub(super) fn response(parent: &Fields<'_>) -> Option<Response> {
     let nodes_max = section.size("nodes_max", 1_000_000, 100, 10_000_000);
     let list_ttl_max_ms = section.number("list_ttl_max_ms", 60_000, 0, 86_400_000);
     let streams_max = section.size("streams_max", 4_096, 1, 1_000_000);
-    let memory_bytes_max = section.size("memory_bytes_max", 268_435_456, 1_048_576, 68_719_476_736);
-    if let (Some(one), Some(all)) = (bytes_max, memory_bytes_max)
-        && one > all
-    {
-        section.defect(&format!("`memory_bytes_max` ({all}) must not be less than `body_bytes_max` ({one})"));
-    }
+    let memory_bytes_max = section.size("memory_bytes_max", 268_435_456, 67_108_864, 68_719_476_736);
     let record = match record? {
         "all" => Recording::All,
         "policy" => Recording::Policy,

@@ -42,6 +42,9 @@ impl Config {
                 "counters_max": limits.counters_max,
                 "reservations_max": limits.reservations_max,
                 "metric_counters_max": limits.metric_counters_max,
+                "pinned_tools_max": limits.pinned_tools_max,
+                "pinned_definition_bytes_max": limits.pinned_definition_bytes_max,
+                "pending_tools_max": limits.pending_tools_max,
             },
             "timeouts": {
                 "check_ms": ms(timeouts.check),

@@ -39,6 +39,9 @@ fn every_setting_has_its_default() {
         counters_max: 1_000_000,
         reservations_max: 1_000_000,
         metric_counters_max: 1_000,
+        pinned_tools_max: 1_000,
+        pinned_definition_bytes_max: 65_536,
+        pending_tools_max: 200,
     };
     assert_eq!(config.limits, limits);
     let timeouts = [config.timeouts.check, config.timeouts.margin, config.timeouts.lease, config.timeouts.drain];
@@ -102,6 +105,9 @@ fn every_number_has_a_range() {
         ("limits", "counters_max", 100, 100_000_000),
         ("limits", "reservations_max", 100, 10_000_000),
         ("limits", "metric_counters_max", 0, 100_000),
+        ("limits", "pinned_tools_max", 1, 100_000),
+        ("limits", "pinned_definition_bytes_max", 1_024, 1_048_576),
+        ("limits", "pending_tools_max", 1, 100_000),
         ("timeouts", "check_ms", 21, 60_000),
         ("timeouts", "margin_ms", 0, 999),
         ("timeouts", "lease_ms", 1_000, 86_400_000),

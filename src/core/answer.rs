@@ -202,6 +202,12 @@ fn plain_headers() -> Vec<(&'static str, String)> {
     vec![("content-type", "application/json".to_owned()), ("cache-control", "no-store".to_owned())]
 }
 
+/// What the specification's servers say of a tool that they do not have.
+#[must_use]
+pub fn unknown_tool_text(tool: &str) -> String {
+    format!("Unknown tool: {tool}")
+}
+
 struct Writer<'a> {
     denial: &'a Denial,
     context: &'a Context<'a>,
@@ -286,7 +292,7 @@ impl Writer<'_> {
         body.push_str("{\"jsonrpc\":\"2.0\",\"id\":");
         body.push_str(id);
         body.push_str(",\"error\":{\"code\":-32602,\"message\":");
-        push_json_string(&mut body, &format!("Unknown tool: {tool}"));
+        push_json_string(&mut body, &unknown_tool_text(tool));
         body.push_str("}}");
         Answer { status: 200, headers: plain_headers(), body }
     }

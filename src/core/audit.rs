@@ -10,7 +10,7 @@ use crate::text::{push_json_string_cut, push_number, push_padded};
 mod operator;
 mod response;
 
-pub use operator::{Act, CounterName, OperatorRecord};
+pub use operator::{Act, CounterName, OperatorRecord, PinAct, PinRecord};
 pub use response::ResponseRecord;
 
 /// Argument keys that one record names.

@@ -80,7 +80,8 @@ pub fn is_concealed(policy: Option<&Policy>, who: &Principal, tool: &str, reason
     policy.is_some_and(|policy| {
         policy.hides_as_unknown()
             && reason.class() == Class::Policy
-            && (matches!(reason, Reason::DefaultDeny | Reason::Hidden) || !is_tool_visible(policy, who, tool))
+            && (matches!(reason, Reason::DefaultDeny | Reason::Hidden | Reason::ToolUnapproved)
+                || !is_tool_visible(policy, who, tool))
     })
 }
 

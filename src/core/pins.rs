@@ -193,6 +193,12 @@ impl Book {
         self.rules
     }
 
+    /// The bounds.
+    #[must_use]
+    pub fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
+
     /// Judges one element of `result.tools`. A definition that was recorded as changed is `Hidden` (or `Reported`); one that
     /// the book does not know yet is `Record`. To be asked of every element, also of those that the policy hides: otherwise
     /// who lists first would decide which names are known.
@@ -272,9 +278,24 @@ pub enum Known {
 }
 
 impl Known {
+    /// As if a tool of that name with that `inputSchema`, a JSON text, had been approved: for test cases and explanations.
+    #[must_use]
+    pub fn of_schema(tool: &str, schema: &str) -> Self {
+        let mut name = String::new();
+        crate::text::push_json_string(&mut name, tool);
+        let definition: Box<str> = format!("{{\"name\":{name},\"inputSchema\":{schema}}}").into();
+        let seen = Observed { name: tool.into(), digest: Digest::of_text(&definition).0, definition };
+        let bounds = Bounds { definition_bytes_max: usize::MAX, bytes_max: usize::MAX, ..Bounds::default() };
+        let mut pins = Pins::default();
+        pins.note(&Sighting { seen: vec![seen], is_last_page: true }, Trust::FirstUse, &bounds, 0);
+        let rules = Rules { trust: Trust::FirstUse, on_change: OnChange::Hide };
+        Known::View(Arc::new(Book::new(Arc::new(pins), rules, bounds)))
+    }
+
     /// Why a call that the policy lets go must not go: the tool's definition is not approved, or the arguments do not fit
     /// its schema where the policy asks for that.
-    pub(crate) fn refuse(&self, policy: &Policy, call: &Call<'_>) -> Option<Denial> {
+    #[must_use]
+    pub fn refuse(&self, policy: &Policy, call: &Call<'_>) -> Option<Denial> {
         let schema = policy.schema_rule(call.tool);
         let view = match self {
             Known::Off => return schema.map(|rule| of_rule(Reason::SchemaMissing, rule, SCHEMA_OFF.into())),

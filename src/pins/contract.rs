@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::store::{Found, Store, Version};
 
 pub(crate) fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(10)
+    Instant::now().checked_add(Duration::from_secs(10)).unwrap()
 }
 
 fn data(text: &str) -> Arc<[u8]> {

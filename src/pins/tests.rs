@@ -36,7 +36,7 @@ async fn redis(server: &RedisServer) -> RedisLedger {
     };
     let clock = Arc::new(ManualClock::new(T));
     let ledger = RedisLedger::connect(settings, clock, Arc::new(|_| ())).await.unwrap();
-    assert!(ledger.connected(Instant::now() + Duration::from_secs(20)).await);
+    assert!(ledger.connected(later(Duration::from_secs(20))).await);
     ledger
 }
 
@@ -117,7 +117,7 @@ impl<S: Store> Rig<S> {
         };
         let records = judge(&view).into_iter().filter_map(|one| match one {
             Standing::Record(observed) => Some(observed),
-            _ => None,
+            Standing::Approved | Hidden | Standing::Reported => None,
         });
         let sighting = Sighting { seen: records.collect(), is_last_page: true };
         if sighting.seen.is_empty() && !view.awaits_last_page() {

@@ -137,7 +137,8 @@ impl Session {
                 self.report = *report;
                 self.stage = Stage::Over;
                 self.outcome = Some(ResponseOutcome::Withheld);
-                Opened::Withheld(Replacement { status: 200, body })
+                let asked = self.ticket.as_ref().map(|ticket| &ticket.asked);
+                Opened::Withheld(Replacement::of(body, asked, self.status))
             }
         }
     }
@@ -146,7 +147,7 @@ impl Session {
         self.stage = Stage::Over;
         self.withheld = Some(reason);
         self.outcome = Some(ResponseOutcome::Withheld);
-        Opened::Withheld(replacement(self.ticket.as_ref(), reason))
+        Opened::Withheld(replacement(self.ticket.as_ref(), self.status, reason))
     }
 
     /// Takes the next chunk; `is_end` with the last one. The future may be dropped at any `.await`: then the response is cut.
@@ -156,23 +157,27 @@ impl Session {
             let passes = matches!(self.outcome, Some(ResponseOutcome::LeftAlone | ResponseOutcome::Passed));
             return if passes { Chunk::Same } else { Chunk::Cut };
         };
-        let length = chunk.len();
-        let step = if !self.responses.held.has_room(length, self.settings.memory_bytes_max) {
-            self.withheld = Some(WithheldReason::Overload);
-            exchange.give_up()
-        } else if self.held.saturating_add(length) >= OFF_THREAD_BYTES {
+        let step = if self.held.saturating_add(chunk.len()) < OFF_THREAD_BYTES {
+            exchange.chunk(&chunk, is_end)
+        } else {
+            let piece = chunk.clone();
             let judged = tokio::task::spawn_blocking(move || {
-                let step = exchange.chunk(&chunk, is_end);
+                let step = exchange.chunk(&piece, is_end);
                 (exchange, step)
             });
             let Ok(judged) = judged.await else { return Chunk::Cut };
             exchange = judged.0;
             judged.1
-        } else {
-            exchange.chunk(&chunk, is_end)
         };
-        let step = self.recorded(&mut exchange, step).await;
-        self.hold(exchange.held_bytes());
+        let mut step = self.recorded(&mut exchange, step).await;
+        if self.hold(exchange.held_bytes()) > self.settings.memory_bytes_max && self.held > 0 {
+            step = step.map(|step| behind(step, &chunk, exchange.give_up()));
+            // What is only recorded passes all the same.
+            if exchange.report().withheld.is_some() {
+                self.withheld = Some(WithheldReason::Overload);
+            }
+            self.hold(exchange.held_bytes());
+        }
         self.report.clone_from(exchange.report());
         if is_end {
             self.outcome = Some(self.ended());
@@ -250,10 +255,12 @@ impl Session {
         }
     }
 
-    fn hold(&mut self, bytes: usize) {
+    /// Notes how many bytes are held back now; gives those of all responses.
+    fn hold(&mut self, bytes: usize) -> usize {
         let all = self.responses.held.exchange(self.held, bytes);
         self.held = bytes;
         self.responses.metrics.set_response_held(all);
+        all
     }
 
     /// The one end: metrics and the audit record.
@@ -307,6 +314,17 @@ impl Session {
         record.write(&mut line);
         // What has left cannot be taken back; the sink counts what it loses.
         drop(self.responses.audit.append(line.as_bytes()));
+    }
+}
+
+/// What goes out for a chunk, and more behind it.
+fn behind(step: Step, chunk: &[u8], more: Step) -> Step {
+    match (step, more) {
+        (Step::Same, Step::Bytes(more)) if !more.is_empty() => Step::Bytes([chunk, &more].concat()),
+        (Step::Bytes(bytes), Step::Bytes(more)) => Step::Bytes([bytes, more].concat()),
+        (step, Step::Bytes(_) | Step::Same) => step,
+        // Nothing is recorded any more once a response is given up.
+        (_, more @ Step::Record(_)) => more,
     }
 }
 

@@ -1,13 +1,10 @@
 //! The answer in place of a response that could not even begin to be judged. Those that are withheld while they are judged are
 //! answered by `core::response`.
 
-use mcp_authz_core::{mcp::Method, response::Asked, text::push_json_string};
+use mcp_authz_core::{answer, response::Asked};
 
 use super::Ticket;
-use crate::telemetry::metrics::WithheldReason;
-
-/// JSON-RPC code of an answer that was withheld.
-const CODE_WITHHELD: i32 = -31502;
+use crate::telemetry::metrics::{Label as _, WithheldReason};
 
 /// A whole response in place of the server's; its content type is `application/json`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,43 +15,32 @@ pub struct Replacement {
     pub body: String,
 }
 
-/// The replacement that the one who asked understands.
-pub(super) fn replacement(ticket: Option<&Ticket>, reason: WithheldReason) -> Replacement {
-    let text = format!("[POLICY WITHHELD] {} The request may have been carried out.", explained(reason));
-    let id = ticket.and_then(|ticket| ticket.id.as_deref());
-    let Some(id) = id else {
-        // Nobody waits for a message without an id, but every client sees this status.
-        return Replacement { status: 503, body: error(None, &text) };
-    };
-    let body = match ticket.map(|ticket| &ticket.asked) {
-        Some(Asked::Call(_)) => result(id, &text),
-        Some(Asked::Request(Method::ToolsCall)) => result(id, &text),
-        Some(Asked::Request(_) | Asked::Stream) | None => error(Some(id), &text),
-    };
-    Replacement { status: 200, body }
-}
-
-fn result(id: &str, text: &str) -> String {
-    let mut body = format!(
-        "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{\"resultType\":\"complete\",\"isError\":true,\"content\":[{{\"type\":\"text\",\"text\":"
-    );
-    push_json_string(&mut body, text);
-    body.push_str("}]}}");
-    body
-}
-
-fn error(id: Option<&str>, text: &str) -> String {
-    let mut body = String::from("{\"jsonrpc\":\"2.0\"");
-    if let Some(id) = id {
-        body.push_str(",\"id\":");
-        body.push_str(id);
+impl Replacement {
+    /// What goes out in the place of a response to `asked` with that status. A client must not take it for what it is not: an
+    /// HTTP error stays one, and a stream, on which nobody waits for this message, becomes one.
+    pub(super) fn of(body: String, asked: Option<&Asked>, status: u16) -> Self {
+        let is_waited_for = matches!(asked, Some(Asked::Call(_) | Asked::Request(_)));
+        let status = match status {
+            400..=599 => status,
+            _ if is_waited_for => 200,
+            _ => 503,
+        };
+        Self { status, body }
     }
-    body.push_str(",\"error\":{\"code\":");
-    body.push_str(&CODE_WITHHELD.to_string());
-    body.push_str(",\"message\":");
-    push_json_string(&mut body, text);
-    body.push_str("}}");
-    body
+}
+
+/// The replacement that the one who asked understands.
+pub(super) fn replacement(ticket: Option<&Ticket>, status: u16, reason: WithheldReason) -> Replacement {
+    let is_call = matches!(ticket.map(|ticket| &ticket.asked), Some(Asked::Call(_)));
+    let notice = if is_call { " The tool may have run: do not repeat the call blindly." } else { "" };
+    let withheld = answer::Withheld {
+        asked: if is_call { answer::Asked::ToolCall } else { answer::Asked::Request },
+        id: ticket.and_then(|ticket| ticket.id.as_deref()),
+        reason: reason.name(),
+        text: &format!("{}{notice}", explained(reason)),
+        policy_digest: "",
+    };
+    Replacement::of(answer::withheld(&withheld), ticket.map(|ticket| &ticket.asked), status)
 }
 
 const fn explained(reason: WithheldReason) -> &'static str {
@@ -78,7 +64,7 @@ const fn explained(reason: WithheldReason) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use mcp_authz_core::mcp::Era;
+    use mcp_authz_core::mcp::{Era, Method};
 
     use super::*;
 
@@ -99,25 +85,25 @@ mod tests {
 
     #[test]
     fn every_kind_of_request_is_told_in_its_own_way() {
-        let call = replacement(Some(&ticket(Asked::Call("t".into()), Some("\"a\""))), WithheldReason::Policy);
-        assert_eq!(call.status, 200);
-        assert_eq!(
-            call.body,
-            concat!(
-                r#"{"jsonrpc":"2.0","id":"a","result":{"resultType":"complete","isError":true,"content":[{"type":"text","text":"#,
-                r#""[POLICY WITHHELD] The policy of this call is no longer in force. The request may have been carried out."}]}}"#
-            )
-        );
-        let list = replacement(Some(&ticket(Asked::Request(Method::ToolsList), Some("7"))), WithheldReason::Grant);
-        let parsed: serde_json::Value = serde_json::from_str(&list.body).unwrap();
-        assert_eq!(
-            (list.status, parsed["id"].as_i64(), parsed["error"]["code"].as_i64()),
-            (200, Some(7), Some(-31502))
-        );
+        let told = |ticket: Option<&Ticket>, status, reason| {
+            let Replacement { status, body } = replacement(ticket, status, reason);
+            (status, serde_json::from_str::<serde_json::Value>(&body).unwrap())
+        };
+        let (status, call) = told(Some(&ticket(Asked::Call("t".into()), Some("\"a\""))), 200, WithheldReason::Policy);
+        assert_eq!((status, call["id"].as_str(), call["result"]["isError"].as_bool()), (200, Some("a"), Some(true)));
+        let text = "[POLICY WITHHELD] The policy of this call is no longer in force. The tool may have run: do not repeat the call blindly.";
+        assert_eq!(call["result"]["content"][0]["text"], text);
+        let list = ticket(Asked::Request(Method::ToolsList), Some("7"));
+        for (sent, expected) in [(200, 200), (202, 200), (302, 200), (404, 404), (0, 200)] {
+            let (status, list) = told(Some(&list), sent, WithheldReason::Grant);
+            assert_eq!(
+                (status, list["id"].as_i64(), list["error"]["code"].as_i64()),
+                (expected, Some(7), Some(-31502))
+            );
+        }
         for ticket in [None, Some(&ticket(Asked::Stream, None))] {
-            let none = replacement(ticket, WithheldReason::Ticket);
-            let parsed: serde_json::Value = serde_json::from_str(&none.body).unwrap();
-            assert!(none.status == 503 && parsed.get("id").is_none() && parsed["error"]["message"].is_string());
+            let (status, none) = told(ticket, 200, WithheldReason::Ticket);
+            assert!(status == 503 && none.get("id").is_none() && none["error"]["message"].is_string());
         }
     }
 }

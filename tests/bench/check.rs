@@ -7,7 +7,7 @@
 //! and with the same allocator as ours, which decodes every request and always answers OK.
 //!
 //! A harness of our own, because the usual ones measure functions in this process by wall-clock time. Arguments: a part
-//! (`load`, `memory`, `micro`, `redis`) to run only that. For a profiler: `serve KIND tcp://… unix://…` runs one of the servers,
+//! (`lists`, `load`, `memory`, `micro`, `redis`) to run only that. For a profiler: `serve KIND tcp://… unix://…` runs one of the servers,
 //! `scene FOLDER` writes what the real one is configured with, and `drive ENDPOINT BODY_BYTES COUNT` sends to a server
 //! that runs already.
 
@@ -18,6 +18,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
+#[path = "check/lists.rs"]
+mod lists;
 #[path = "check/load.rs"]
 mod load;
 #[path = "check/memory.rs"]
@@ -51,12 +53,20 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let mut out = std::io::stdout().lock();
     let wanted = |part| arguments.is_empty() || arguments.contains(&part);
-    if let Some(unknown) = arguments.iter().find(|argument| !["load", "memory", "micro", "redis"].contains(*argument)) {
-        writeln!(std::io::stderr(), "unknown part `{unknown}`; there are `load`, `memory`, `micro` and `redis`")?;
+    if let Some(unknown) =
+        arguments.iter().find(|argument| !["lists", "load", "memory", "micro", "redis"].contains(*argument))
+    {
+        writeln!(
+            std::io::stderr(),
+            "unknown part `{unknown}`; there are `lists`, `load`, `memory`, `micro` and `redis`"
+        )?;
         return Ok(ExitCode::from(64));
     }
     if wanted("micro") {
         micro::run(&mut out)?;
+    }
+    if wanted("lists") {
+        lists::run(&mut out)?;
     }
     if wanted("memory") {
         memory::run(&mut out)?;

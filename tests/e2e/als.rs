@@ -26,18 +26,22 @@ tools:
 "#;
 
 /// An authorizer on TCP, and clients of both its services.
-struct Rig {
-    authz: Authz,
+pub(crate) struct Rig {
+    pub(crate) authz: Authz,
     checks: AuthorizationClient<Channel>,
     logs: AccessLogServiceClient<Channel>,
     _dir: tempfile::TempDir,
 }
 
 async fn start() -> Rig {
+    start_with(POLICY).await
+}
+
+pub(crate) async fn start_with(policy: &str) -> Rig {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let settings = Settings {
         tcp: true,
-        policies: vec![("main.yaml".to_owned(), POLICY.to_owned())],
+        policies: vec![("main.yaml".to_owned(), policy.to_owned())],
         grants: vec![Grant::new("agent", "main")],
         ..Settings::default()
     };
@@ -54,7 +58,7 @@ impl Rig {
     }
 
     /// Holds a unit, and gives the token of it.
-    async fn hold(&mut self, tool: &str, id: &str) -> String {
+    pub(crate) async fn hold(&mut self, tool: &str, id: &str) -> String {
         let answer = self.check(tool, id).await;
         assert_eq!(answer.status.expect("a status").code, 0, "{tool} {id} is let through");
         let fields = answer.dynamic_metadata.expect("metadata").fields;
@@ -64,19 +68,27 @@ impl Rig {
         token
     }
 
-    async fn is_denied(&mut self, tool: &str, id: &str) -> bool {
+    pub(crate) async fn is_denied(&mut self, tool: &str, id: &str) -> bool {
         self.check(tool, id).await.status.expect("a status").code != 0
     }
 
     /// Sends the entries on a stream of their own, to its end.
-    async fn log(&mut self, entries: Vec<HttpAccessLogEntry>) {
+    pub(crate) async fn log(&mut self, entries: Vec<HttpAccessLogEntry>) {
         let log_entries = Some(LogEntries::HttpLogs(HttpAccessLogEntries { log_entry: entries }));
         let message = StreamAccessLogsMessage { log_entries, ..StreamAccessLogsMessage::default() };
         let stream = tokio_stream::iter([message]);
         self.logs.stream_access_logs(stream).await.expect("the stream is taken");
     }
 
-    async fn settled(&self, outcome: &str, n: u64) {
+    /// Units of a counter by what became of them.
+    pub(crate) async fn units(&self, counter: &str, outcome: &str) -> u64 {
+        let page = self.authz.admin("/metrics").await.text();
+        let series =
+            format!("mcp_authz_quota_units_total{{policy=\"main\",counter=\"{counter}\",outcome=\"{outcome}\"}} ");
+        page.lines().find_map(|line| line.strip_prefix(&series)?.parse().ok()).unwrap_or_default()
+    }
+
+    pub(crate) async fn settled(&self, outcome: &str, n: u64) {
         let line = format!("mcp_authz_settlements_total{{outcome=\"{outcome}\"}} {n}");
         until(&line, async || {
             let page = self.authz.admin("/metrics").await.text();
@@ -87,7 +99,7 @@ impl Rig {
 }
 
 /// An entry that claims that no byte was sent.
-fn unsent(token: &str) -> HttpAccessLogEntry {
+pub(crate) fn unsent(token: &str) -> HttpAccessLogEntry {
     let value = Value { kind: Some(Kind::StringValue(token.to_owned())) };
     let ours = Struct { fields: HashMap::from([("settle".to_owned(), value)]) };
     let filter_metadata = HashMap::from([("envoy.filters.http.ext_authz".to_owned(), ours)]);

@@ -1,4 +1,5 @@
-//! The official conformance suite finds no difference between the server itself and the server behind us.
+//! The official conformance suite finds no difference between the server itself and the server behind us: neither where only
+//! requests are judged, nor where every response is read as well.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -50,13 +51,43 @@ fn read_checks(dir: &Path) -> Checks {
     checks
 }
 
-async fn compare(requirements: &str) {
+/// Which responses are read.
+#[derive(Clone, Copy, Debug)]
+enum Responses {
+    /// Every one, to be recorded.
+    All,
+    /// Every one, and searched for what nobody has: events are judged and put together again.
+    Masked,
+    /// Those that the policy needs: none.
+    Policy,
+}
+
+impl Responses {
+    const fn record(self) -> &'static str {
+        match self {
+            Self::All | Self::Masked => "response:\n  record: all",
+            Self::Policy => "response:\n  record: policy",
+        }
+    }
+
+    const fn policy(self) -> &'static str {
+        match self {
+            Self::All | Self::Policy => r#"{"version": "1", "default": "allow"}"#,
+            Self::Masked => {
+                r#"{"version": "2", "default": "allow", "hide": ["no_such_tool"], "mask": [{"detect": ["payment_card", "iban", "jwt", "private_key", "aws_key"]}]}"#
+            }
+        }
+    }
+}
+
+async fn compare(requirements: &str, responses: Responses) {
     let (direct, behind) = (Fixture::start(None).await, Fixture::start(None).await);
     // The suite checks its own address as origin, so the port has to be known before the servers are described.
     let port = free_address().port();
     let authz = Settings {
         alpha: format!("    origins: [\"http://localhost:{port}\", \"http://127.0.0.1:{port}\"]"),
-        policies: vec![("open.json".to_owned(), r#"{"version": "1", "default": "allow"}"#.to_owned())],
+        config: responses.record().to_owned(),
+        policies: vec![("open.json".to_owned(), responses.policy().to_owned())],
         grants: vec![Grant::new("suite", "open")],
         ..Settings::default()
     };
@@ -84,10 +115,30 @@ async fn compare(requirements: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_legacy_revision_passes_check_for_check() {
-    compare("2025-11-25").await;
+    compare("2025-11-25", Responses::Policy).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_modern_revision_passes_check_for_check() {
-    compare("2026-07-28").await;
+    compare("2026-07-28", Responses::Policy).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_legacy_revision_passes_with_every_response_recorded() {
+    compare("2025-11-25", Responses::All).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_modern_revision_passes_with_every_response_recorded() {
+    compare("2026-07-28", Responses::All).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_legacy_revision_passes_with_every_response_judged() {
+    compare("2025-11-25", Responses::Masked).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_modern_revision_passes_with_every_response_judged() {
+    compare("2026-07-28", Responses::Masked).await;
 }

@@ -165,5 +165,5 @@ fn the_queries_name_metrics_and_labels_that_there_are() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 9);
+    assert_eq!(seen, 10);
 }

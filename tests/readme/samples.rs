@@ -4,15 +4,16 @@ use std::path::Path;
 use std::process::Command;
 
 use mcp_authz_core::{
-    audit::{Act, CounterName, OperatorRecord, Record, Settlement},
+    audit::{Act, CounterName, OperatorRecord, PinAct, PinRecord, Record, ResponseRecord, Settlement},
     decision::Decision,
     document::Format,
     json::{Document, Limits},
     ledger::{CounterId, Line, Span},
+    mask::{Action, Findings, Hit},
     policy::{Call, Policy, Source},
     principal::Principal,
     quota::Mode,
-    response::{Came, Kind},
+    response::{Came, Kind, Report, Withheld},
     settle::{Facts, Fate},
 };
 use serde_json::Value;
@@ -37,10 +38,12 @@ const KNOWN: &[(&str, &str)] = &[
     ("yaml servers.yaml", "the_samples_load_and_their_cases_pass"),
     ("yaml grants.yaml", "the_samples_load_and_their_cases_pass"),
     ("json audit", "the_audit_fields_are_those_of_a_record"),
+    ("json response", "the_fields_of_responses_are_those_of_a_record"),
     ("json settlement", "the_fields_of_settlements_are_those_of_a_record"),
     ("sh admin", "the_steps_to_the_admin_token_lead_to_it"),
     ("sh quota", "the_steps_to_the_admin_token_lead_to_it"),
     ("json act", "the_fields_of_an_act_are_those_of_its_record"),
+    ("json act of pins", "the_fields_of_an_act_upon_pins_are_those_of_its_record"),
     ("sh develop", "the_targets_of_make_are_there"),
 ];
 
@@ -218,6 +221,48 @@ fn the_audit_fields_are_those_of_a_record() {
 }
 
 #[test]
+fn the_fields_of_responses_are_those_of_a_record() {
+    let hits = (0..65).map(|n| Hit { rule: n.to_string().into(), action: Action::Mask, count: 1 }).collect();
+    let new_fields = (0..65).map(|n| n.to_string()).collect();
+    let report = Report {
+        came: None,
+        sha256: Some([1; 32]),
+        bytes: 1,
+        hidden: 1,
+        unapproved: 1,
+        findings: Findings { hits, new_fields },
+        reported: 1,
+        dropped: 1,
+        withheld: Some(Withheld::Size),
+        unread: Some(Withheld::Size),
+    };
+    let some = Some("x");
+    let record = ResponseRecord {
+        time_ms: 1,
+        outcome: "ok",
+        withheld: some,
+        stream_id: some,
+        request_id: some,
+        server: some,
+        policy: some,
+        policy_digest: some,
+        grant: some,
+        method: some,
+        tool: some,
+        status: 200,
+        report: &report,
+        duration_ms: 1,
+    };
+    let mut line = String::new();
+    record.write(&mut line);
+    let documented: Vec<String> =
+        table("Audit", "field of a response").iter().flat_map(|row| spans(&row[0])).map(str::to_owned).collect();
+    assert_eq!(documented, keys(&line));
+    let example = keys(&block("json response"));
+    assert!(example.iter().all(|key| documented.contains(key)), "{example:?}");
+}
+
+#[test]
 fn the_fields_of_settlements_are_those_of_a_record() {
     let line = Line {
         counter: CounterId(1),
@@ -273,6 +318,21 @@ fn the_fields_of_an_act_are_those_of_its_record() {
     assert_eq!(names(&written[0]), names(&example));
     let events = rows.iter().find(|row| row[0] == "`event`").unwrap();
     assert_eq!(spans(&events[1]), acts.map(Act::name));
+}
+
+#[test]
+fn the_fields_of_an_act_upon_pins_are_those_of_its_record() {
+    let acts = [PinAct::Approve, PinAct::Forget, PinAct::Reset, PinAct::Failed];
+    let rows = table("Audit", "field of an act upon pins");
+    let documented: Vec<String> = rows.iter().flat_map(|row| spans(&row[0])).map(str::to_owned).collect();
+    for act in acts {
+        let mut line = String::new();
+        PinRecord { time_ms: 0, act, server: "s", tool: Some("t"), digest: Some("d") }.write(&mut line);
+        assert_eq!(documented, keys(&line));
+    }
+    assert_eq!(documented, keys(&block("json act of pins")));
+    let events = rows.iter().find(|row| row[0] == "`event`").unwrap();
+    assert_eq!(spans(&events[1]), acts.map(PinAct::name));
 }
 
 #[test]

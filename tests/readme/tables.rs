@@ -7,7 +7,7 @@ use std::time::Duration;
 use mcp_authz::{
     config::{Config, Log},
     telemetry::log::{Format as LogFormat, Level as LogLevel},
-    telemetry::metrics::{METHODS, Metrics, Verdict},
+    telemetry::metrics::{Label as _, METHODS, Metrics, ResponseOutcome, Verdict},
 };
 use mcp_authz_core::{
     answer::{Answer, Asked, Context, answer},
@@ -108,7 +108,7 @@ fn the_ranges_are_those_of_the_code() {
         assert!(min == 0 || !legal(min - 1), "{key}");
         checked += 1;
     }
-    assert_eq!(checked, 18);
+    assert_eq!(checked, 27);
 }
 
 fn flatten(prefix: &str, value: &Value, out: &mut BTreeMap<String, Value>) {
@@ -155,6 +155,8 @@ fn the_metrics_are_those_of_the_page() {
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry, 1);
     metrics.request(Verdict::Allow, "a", "ping", Duration::ZERO);
+    ResponseOutcome::ALL.iter().for_each(|outcome| metrics.response(*outcome, "a", "ping"));
+    metrics.rule_hit("p", "/mask/0", 1);
     let mut page = String::new();
     text::encode(&mut page, &registry).unwrap();
     let mut shown: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();

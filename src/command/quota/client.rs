@@ -15,7 +15,7 @@ const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// The port cannot be asked.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ClientError {
+pub(in crate::command) enum ClientError {
     #[error("the answer is none of mcp-authz: is {0} its admin port?")]
     Odd(SocketAddr),
     #[error("{address} cannot be asked: {source}; is mcp-authz running there?")]

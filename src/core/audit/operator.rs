@@ -54,6 +54,62 @@ pub struct OperatorRecord<'a> {
     pub counters: &'a [CounterName<'a>],
 }
 
+/// An act of an operator upon pins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PinAct {
+    /// Definitions are approved.
+    Approve,
+    /// A tool is forgotten.
+    Forget,
+    /// Everything of a server is forgotten.
+    Reset,
+    /// The act that was recorded before it could not be done.
+    Failed,
+}
+
+impl PinAct {
+    /// The name in the record.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            PinAct::Approve => "pins_approve",
+            PinAct::Failed => "pins_failed",
+            PinAct::Forget => "pins_forget",
+            PinAct::Reset => "pins_reset",
+        }
+    }
+}
+
+/// What one record of an act upon pins says.
+#[derive(Clone, Copy, Debug)]
+pub struct PinRecord<'a> {
+    /// Unix milliseconds.
+    pub time_ms: u64,
+    /// What was done.
+    pub act: PinAct,
+    /// Name of the server.
+    pub server: &'a str,
+    /// The tool; `None` for all that waits, or all that is known.
+    pub tool: Option<&'a str>,
+    /// What was approved: the digest of the definition, or of all that waits.
+    pub digest: Option<&'a str>,
+}
+
+impl PinRecord<'_> {
+    /// Appends the record as one line, without a line feed.
+    pub fn write(&self, out: &mut String) {
+        out.push_str("{\"time\":\"");
+        push_time(out, self.time_ms);
+        out.push_str("\",\"event\":\"");
+        out.push_str(self.act.name());
+        out.push_str("\",\"who\":\"operator\"");
+        super::text(out, "server", Some(self.server));
+        super::text(out, "tool", self.tool);
+        super::text(out, "digest", self.digest);
+        out.push('}');
+    }
+}
+
 /// Bytes of each name.
 const NAME_BYTES_MAX: usize = super::NAME_BYTES_MAX;
 
@@ -83,6 +139,22 @@ impl OperatorRecord<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_approval_names_the_tool_and_what_was_approved() {
+        let (tool, digest) = (Some("t\u{202e}"), Some("sha256:ab"));
+        let record = PinRecord { time_ms: 0, act: PinAct::Approve, server: "s", tool, digest };
+        let mut out = String::new();
+        record.write(&mut out);
+        let expected = concat!(
+            r#"{"time":"1970-01-01T00:00:00.000Z","event":"pins_approve","who":"operator","server":"s","#,
+            r#""tool":"t\u202e","digest":"sha256:ab"}"#
+        );
+        assert_eq!(out, expected);
+        let mut out = String::new();
+        PinRecord { act: PinAct::Reset, tool: None, digest: None, ..record }.write(&mut out);
+        assert!(out.ends_with(r#""event":"pins_reset","who":"operator","server":"s"}"#), "{out}");
+    }
 
     #[test]
     fn a_reset_names_counters_and_who() {

@@ -97,7 +97,11 @@ fn only_refusals_by_the_policy_are_concealed() {
         let concealed = is_concealed(Some(&policy), &who, "hidden", *reason);
         assert_eq!(concealed, reason.class() == Class::Policy, "{reason}");
         let visible = is_concealed(Some(&policy), &who, "guarded", *reason);
-        assert_eq!(visible, matches!(reason, Reason::DefaultDeny | Reason::Hidden), "{reason}");
+        assert_eq!(
+            visible,
+            matches!(reason, Reason::DefaultDeny | Reason::Hidden | Reason::ToolUnapproved),
+            "{reason}"
+        );
         assert!(!is_concealed(None, &who, "hidden", *reason));
     }
 }

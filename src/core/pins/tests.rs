@@ -124,7 +124,7 @@ fn spelling_is_no_change_and_every_member_counts() {
     for changed in [
         r#"{"name":"a","description":"1","inputSchema":{"type":"object"},"_meta":{}}"#,
         r#"{"name":"a","description":"1","inputSchema":{"type":"object","x":1}}"#,
-        r#"{"name":"a","description":"1​","inputSchema":{"type":"object"}}"#,
+        r#"{"name":"a","description":"1\u200b","inputSchema":{"type":"object"}}"#,
         r#"{"name":"a","title":"x","description":"1","inputSchema":{"type":"object"}}"#,
         r#"{"name":"a","description":"1"}"#,
     ] {
@@ -222,7 +222,7 @@ fn what_has_a_good_sum_and_no_sense_is_not_believed() {
     use sha2::{Digest as _, Sha256};
     let image = |content: &str| {
         let sum = super::Digest(Sha256::digest(content.as_bytes()).into());
-        format!("mcp-authz pins 1 {}\n{content}", &sum.to_string()[7..]).into_bytes()
+        format!("mcp-authz pins 1 {}\n{content}", sum.to_string().strip_prefix("sha256:").unwrap()).into_bytes()
     };
     assert!(Pins::decode(&image(r#"{"sealed":true,"tools":[]}"#)).is_ok());
     let definition = format!(r#"{{"digest":"{}","seen_ms":1,"definition":"{{}}"}}"#, "ab".repeat(32));

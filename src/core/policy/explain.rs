@@ -46,6 +46,8 @@ pub enum StepKind {
     DenyIf,
     /// A limit.
     Limit,
+    /// The schema of the tool, told by whoever has it.
+    Schema,
 }
 
 impl StepKind {
@@ -58,6 +60,7 @@ impl StepKind {
             StepKind::Hide => "hide",
             StepKind::Limit => "limit",
             StepKind::Require => "require",
+            StepKind::Schema => "schema_from",
         }
     }
 }

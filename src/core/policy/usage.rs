@@ -42,7 +42,7 @@ impl Policy {
     #[must_use]
     pub fn came(&self, tool: &str, message: &Document<'_>) -> Option<Came> {
         let kind = Kind::of_answer(message.root())?;
-        let bytes = u64::try_from(message.root().source().len()).unwrap_or(u64::MAX);
+        let bytes = u64::try_from(message.bytes()).unwrap_or(u64::MAX);
         Some(Came { kind, bytes, usage: self.usage(tool, message) })
     }
 

@@ -141,7 +141,11 @@ impl Judge {
         let ruling = self.rule(&document, &message, pass, report);
         if role == Role::Answer && !matches!(ruling, Ruling::Record(_)) {
             let bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
-            report.came = kind_of(&message, &self.job.asked).map(|kind| Came { kind, bytes, usage: Vec::new() });
+            let usage = match &self.job.asked {
+                Asked::Call(tool) => self.job.policy.usage(tool, &document),
+                Asked::Request(_) | Asked::Stream => Vec::new(),
+            };
+            report.came = kind_of(&message, &self.job.asked).map(|kind| Came { kind, bytes, usage });
         }
         Verdict { role, ruling }
     }

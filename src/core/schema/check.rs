@@ -159,6 +159,14 @@ impl Checker<'_> {
         }
     }
 
+    /// As [`Checker::fit`], for a schema that holds beside others: it sees what it looked at itself, and the others see that.
+    fn also(&mut self, index: Index, value: Value<'_>, seen: &mut Seen) -> Fit {
+        let mut own = Seen::default();
+        self.fit(index, value, &mut own)?;
+        seen.merge(own);
+        Ok(())
+    }
+
     /// Whether it fits; what it looked at counts only then.
     fn fits(&mut self, index: Index, value: Value<'_>, seen: &mut Seen) -> Result<bool, No> {
         let mut own = Seen::default();
@@ -195,7 +203,7 @@ impl Checker<'_> {
             Kind::False | Kind::Null | Kind::True => {}
         }
         if let Some(target) = rules.reference {
-            self.fit(target, value, seen)?;
+            self.also(target, value, seen)?;
         }
         self.combined(rules, value, seen)?;
         match value.kind() {
@@ -207,7 +215,7 @@ impl Checker<'_> {
 
     fn combined(&mut self, rules: &Rules, value: Value<'_>, seen: &mut Seen) -> Fit {
         for index in &rules.all_of {
-            self.fit(*index, value, seen)?;
+            self.also(*index, value, seen)?;
         }
         if !rules.any_of.is_empty() {
             let mut any = false;
@@ -233,7 +241,7 @@ impl Checker<'_> {
         if let Some(condition) = &rules.condition {
             let holds = self.fits(condition.test, value, seen)?;
             if let Some(index) = if holds { condition.then } else { condition.otherwise } {
-                self.fit(index, value, seen)?;
+                self.also(index, value, seen)?;
             }
         }
         Ok(())
@@ -357,7 +365,7 @@ impl Checker<'_> {
             }
         }
         for (_, index) in rules.dependent_schemas.iter().filter(|(name, _)| has(name)) {
-            self.fit(*index, value, seen)?;
+            self.also(*index, value, seen)?;
         }
         Ok(())
     }

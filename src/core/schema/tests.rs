@@ -191,6 +191,9 @@ fn references_lead_within_the_schema() {
 fn what_nobody_looked_at_can_be_refused() {
     let text = r#"{"allOf":[{"properties":{"a":true}}],"anyOf":[{"required":["b"],"properties":{"b":true}},true],"unevaluatedProperties":false}"#;
     judged(text, &[r#"{"a":1}"#, r#"{"a":1,"b":1}"#], &[(r#"{"a":1,"c":1}"#, "/c unevaluatedProperties")]);
+    // What stands beside a schema is none of its business.
+    let cousins = r#"{"properties":{"a":true},"allOf":[{"unevaluatedProperties":false}]}"#;
+    judged(cousins, &["{}"], &[(r#"{"a":1}"#, "/a unevaluatedProperties")]);
     judged(r#"{"prefixItems":[true],"unevaluatedItems":false}"#, &["[1]"], &[("[1,2]", "/1 unevaluatedItems")]);
     judged(
         r#"{"contains":{"type":"string"},"unevaluatedItems":{"type":"null"}}"#,

@@ -11,8 +11,9 @@ use crate::decision::{Decision, Denial, Reason, Rule};
 use crate::document::{Cursor, Fields, Format, Shape, quoted};
 use crate::grant::read_groups;
 use crate::json::{Document, Kind, Limits, Value};
-use crate::judge::{is_concealed, judge};
+use crate::judge::{is_concealed, judge_pinned};
 use crate::mcp::{Body, Message, ProtocolVersion};
+use crate::pins::Known;
 use crate::policy::{Policy, Source};
 use crate::principal::Principal;
 
@@ -117,7 +118,8 @@ impl File<'_> {
     }
 
     fn case(&mut self, policy: Option<&Policy>, cursor: &Cursor<'_>) {
-        let known = ["id", "request", "call", "identity", "server", "state", "at", "expect", "expect_compat"];
+        let known =
+            ["id", "request", "call", "identity", "server", "state", "at", "input_schema", "expect", "expect_compat"];
         let Some(keys) = fields(cursor, &known) else { return };
         if let Some(state) = keys.optional("state") {
             let _known = state.one_of(&["fresh"]);
@@ -144,6 +146,7 @@ impl File<'_> {
                 "at",
                 "upstream",
                 "answer",
+                "input_schema",
                 "expect",
                 "expect_compat",
             ];
@@ -289,6 +292,8 @@ struct Call {
     who: Principal,
     server: String,
     at_ms: u64,
+    /// The schema of the tool, where the case gives one.
+    schema: Option<String>,
 }
 
 impl Call {
@@ -299,7 +304,8 @@ impl Call {
             .map_or_else(|| Some(Principal::of_grant("test")), |cursor| read_identity(&cursor));
         let at_ms = keys.optional("at").map_or(Some(before_ms), |cursor| read_time(&cursor, cursor.string()?));
         let server = keys.optional("server").map_or(Some("test"), |cursor| cursor.non_empty());
-        Some(Self { body: body?, who: who?, server: server?.to_owned(), at_ms: at_ms? })
+        let schema = keys.optional("input_schema").map(|cursor| json_text(cursor.node()));
+        Some(Self { body: body?, who: who?, server: server?.to_owned(), at_ms: at_ms?, schema })
     }
 
     fn run(&self, policy: Option<&Policy>, store: &mut Store<'_>) -> Outcome {
@@ -313,7 +319,11 @@ impl Call {
             Ok(message) => message,
             Err(refused) => return Outcome::refused(refused.reason),
         };
-        let verdict = match judge(policy, &self.who, &self.server, &message) {
+        let known = match (&message.body, &self.schema) {
+            (Body::ToolCall(call), Some(schema)) => Known::of_schema(&call.name(), schema),
+            _ => Known::Off,
+        };
+        let verdict = match judge_pinned(policy, &self.who, &self.server, &message, &known) {
             Decision::Proceed(charges) => store.reserve(&charges, self.at_ms),
             Decision::Deny(denial) => Err(denial),
         };

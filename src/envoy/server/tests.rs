@@ -20,6 +20,7 @@ use crate::envoy::tls;
 use crate::envoy::wire::{HttpResponse, OkHttpResponse, Status};
 
 mod logs;
+mod responses;
 
 /// Decides by the path of the request, and lets tests see what became of the calls.
 #[derive(Clone)]
@@ -88,6 +89,10 @@ impl Check for Script {
 
     fn log_lost(&self, entries: u64) {
         self.lost.send_modify(|count| *count = count.saturating_add(entries));
+    }
+
+    fn process(&self, room: Room) -> impl Process {
+        responses::Echo::new(room, Ended(self.dropped.clone()))
     }
 }
 

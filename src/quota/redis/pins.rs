@@ -56,10 +56,9 @@ impl Store for RedisLedger {
             command.arg(key(head, server)).arg(known.as_str()).arg(next.as_str()).arg(&data[..]);
             command
         };
-        let read = |value: &Value| match value {
-            Value::Int(0) => Ok(false),
-            Value::Int(1) => Ok(true),
-            _ => Err(Malformed),
+        let read = |value: &Value| {
+            let Value::Int(won @ (0 | 1)) = value else { return Err(Malformed) };
+            Ok(*won == 1)
         };
         Ok(self.shared.ask(Lane::Control, question, read, Some(deadline)).await.map_err(error)?.0)
     }

@@ -42,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) retry: Option<&'static str>,
     /// Time between two entries of the access log while a call runs.
     pub(crate) log_interval: &'static str,
+    /// Texts of the configuration that stand there once, and what stands there instead.
+    pub(crate) edits: &'static [(&'static str, &'static str)],
 }
 
 impl Settings {
@@ -59,6 +61,7 @@ impl Settings {
             route_timeout: "0s",
             retry: None,
             log_interval: "10s",
+            edits: &[],
         }
     }
 }
@@ -107,6 +110,13 @@ impl Envoy {
         .await;
         Self { address, admin, process }
     }
+
+    /// The value of one counter or gauge.
+    pub(crate) async fn stat(&self, name: &str) -> u64 {
+        let page = Request::new("GET", &format!("/stats?filter=^{name}$")).send(self.admin).await.text();
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in `{page}`"))
+    }
 }
 
 fn socket(address: SocketAddr) -> String {
@@ -149,6 +159,9 @@ fn render(settings: &Settings) -> String {
         // Beside this one Envoy ignores `timeout`.
         let longest = "                  max_stream_duration: {max_stream_duration: 3600s}\n";
         text = replaced(&text, 1, longest, "");
+    }
+    for (from, to) in settings.edits {
+        text = replaced(&text, 1, from, to);
     }
     if let Some(value) = &settings.authorization {
         let early = format!("{}          access_log:\n", EARLY_MUTATION.replace("@VALUE@", value));

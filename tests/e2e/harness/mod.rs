@@ -4,6 +4,7 @@ pub(crate) mod authz;
 pub(crate) mod client;
 pub(crate) mod envoy;
 pub(crate) mod fixture;
+pub(crate) mod hand;
 pub(crate) mod http1;
 pub(crate) mod http2;
 pub(crate) mod message;

@@ -32,6 +32,8 @@ pub(crate) struct Options {
     pub(crate) retry: Option<&'static str>,
     /// Time between two entries of the access log while a call runs.
     pub(crate) log_interval: &'static str,
+    /// Texts of Envoy's configuration that stand there once, and what stands there instead.
+    pub(crate) edits: &'static [(&'static str, &'static str)],
     /// Another upstream than the recorder.
     pub(crate) upstream: Option<SocketAddr>,
 }
@@ -49,6 +51,7 @@ impl Default for Options {
             route_timeout: "0s",
             retry: None,
             log_interval: "10s",
+            edits: &[],
             upstream: None,
         }
     }
@@ -84,6 +87,7 @@ impl Stack {
             route_timeout: options.route_timeout,
             retry: options.retry,
             log_interval: options.log_interval,
+            edits: options.edits,
         };
         let envoy = Envoy::start(dir.path(), &settings).await;
         Self { authz, envoy, upstream, _dir: dir }

@@ -178,6 +178,6 @@ fn an_answer_is_measured_as_it_came() {
     let policy = one(r#""increment_from":"result.n""#);
     let text = "  {\"id\":1, \"result\":{\"n\":3}}\n";
     let came = with_document(text, |message| policy.came("t", message)).unwrap();
-    assert_eq!((came.kind, came.bytes), (Kind::Ok, 26));
+    assert_eq!((came.kind, came.bytes), (Kind::Ok, 29));
     assert_eq!(came.usage, [(Arc::from("c"), 3)]);
 }
