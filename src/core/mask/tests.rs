@@ -206,8 +206,17 @@ fn reveal_shows_nothing_else() {
 }
 
 #[test]
+fn tokens_of_the_protocol_stay_and_may_block() {
+    let message =
+        r#"{"result":{"requestState":"kB7xQ2mZ9tR4vL1wN8pY a@b.cd","x":{"requestState":"kB7xQ2mZ9tR4vL1wN8pY"}}}"#;
+    let expected = r#"{"result":{"requestState":"kB7xQ2mZ9tR4vL1wN8pY a@b.cd","x":{"requestState":"[high_entropy]"}}}"#;
+    assert_eq!(passed("mask: [{detect: [email, high_entropy]}]", message), expected);
+    withheld("block_if: [{detect: email}]", message);
+}
+
+#[test]
 fn envelope_paths_are_paths() {
-    assert_eq!(ENVELOPE.len(), ENVELOPE_PATHS.len());
+    assert_eq!((ENVELOPE.len(), OPAQUE.len()), (ENVELOPE_PATHS.len(), OPAQUE_PATHS.len()));
 }
 
 #[test]

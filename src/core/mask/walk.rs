@@ -98,7 +98,8 @@ impl<'p, 'w> Walk<'p, 'w> {
                 None => findings.hits.push(hit),
             }
         }
-        for field in self.new_fields {
+        let fields = if is_blocked { Vec::new() } else { self.new_fields };
+        for field in fields {
             if findings.new_fields.len() < NEW_FIELDS_MAX && !findings.new_fields.contains(&field) {
                 findings.new_fields.push(field);
             }
