@@ -3,6 +3,7 @@
 pub mod check;
 pub mod eval;
 pub mod grant;
+pub mod mask;
 pub mod pins;
 pub mod quota;
 pub mod serve;

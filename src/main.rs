@@ -21,6 +21,8 @@ enum Command {
     Eval(command::eval::Args),
     /// Make, list and revoke grants.
     Grant(command::grant::Args),
+    /// Show what the rules of a policy for results make of one.
+    Mask(command::mask::Args),
     /// See which tools changed, and approve them.
     Pins(command::pins::Args),
     /// See where counters stand, and set them back.
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Command::Check(args) => command::check::run(args, &mut io::stdout(), &mut io::stderr()),
         Command::Eval(args) => command::eval::run(args, &mut io::stdout(), &mut io::stderr()),
         Command::Grant(args) => command::grant::run(args, &mut io::stdout(), &mut io::stderr()),
+        Command::Mask(args) => command::mask::run(&args, &mut io::stdin().lock(), &mut io::stdout(), &mut io::stderr()),
         Command::Pins(args) => command::pins::run(&args, &mut io::stdin().lock(), &mut io::stdout(), &mut io::stderr()),
         Command::Quota(args) => {
             command::quota::run(&args, &mut io::stdin().lock(), &mut io::stdout(), &mut io::stderr())

@@ -16,6 +16,8 @@ mod pins;
 mod quotas;
 #[path = "readme/responses.rs"]
 mod responses;
+#[path = "readme/results.rs"]
+mod results;
 #[path = "readme/samples.rs"]
 mod samples;
 #[path = "readme/tables.rs"]

@@ -711,12 +711,10 @@ fn unescape(text: &str, escaped: bool) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len());
-    let mut rest = text.chars();
-    while let Some(c) = rest.next() {
-        if c != '\\' {
-            out.push(c);
-            continue;
-        }
+    let mut left = text;
+    while let Some((plain, escape)) = left.split_once('\\') {
+        out.push_str(plain);
+        let mut rest = escape.chars();
         match rest.next() {
             Some('b') => out.push('\u{8}'),
             Some('f') => out.push('\u{c}'),
@@ -741,7 +739,9 @@ fn unescape(text: &str, escaped: bool) -> Cow<'_, str> {
             Some(other) => out.push(other),
             None => {}
         }
+        left = rest.as_str();
     }
+    out.push_str(left);
     Cow::Owned(out)
 }
 

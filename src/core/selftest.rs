@@ -13,6 +13,7 @@ use crate::json::Value;
 use crate::text::push_json_string;
 
 mod answer;
+mod results;
 mod run;
 mod store;
 

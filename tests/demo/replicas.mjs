@@ -8,7 +8,7 @@ import { stripVTControlCharacters } from 'node:util';
 
 import { load } from '../clients/driver.mjs';
 import {
-  kill9, makeGrant, newSecret, paths, prepareState, quota, runToEnd, startAuthz, startEnvoy, startRedis, startServer, state,
+  kill9, makeGrant, newSecret, operate, paths, prepareState, runToEnd, startAuthz, startEnvoy, startRedis, startServer, state,
   until, writeDocuments, writeEnvoyConfiguration, writeSettings,
 } from './stack.mjs';
 
@@ -127,7 +127,7 @@ async function story({ program, replicas, url, token }) {
     say(`   ${red('killed')}  ${first.part.name} with SIGKILL, after ${count(executed(), 'message')}`);
   };
   const args = ['show', '--grant', 'demo-agent', '--counter', 'messages'];
-  const look = () => JSON.parse(quota(program, second.part, [...args, '--output', 'json'])).counters[0];
+  const look = () => JSON.parse(operate(program, second.part, ['quota', ...args, '--output', 'json'])).counters[0];
   let exhausted = false;
   // A call whose answer was late is taken back a moment later; then there is room for one more.
   for (let round = 0; round < ROUNDS_MAX && !(exhausted && look().left === 0); round += 1) {
@@ -142,7 +142,7 @@ async function story({ program, replicas, url, token }) {
   for (const [outcome, n] of [...told].sort()) say(`   ${String(n).padStart(5)}  ${shown(words[outcome] ?? outcome)}`);
 
   say(`\n${bold('What an operator sees, asking the replica that lives')}\n   mcp-authz quota ${args.join(' ')}`);
-  say(`   ${shown(quota(program, second.part, args))}`);
+  say(`   ${shown(operate(program, second.part, ['quota', ...args]))}`);
   judge({ killed, exhausted, told, row: look(), replicas });
 }
 
@@ -179,7 +179,7 @@ async function main(argv) {
   const program = join(binaries, 'mcp-authz');
   const token = makeGrant(program, 'replicas');
   const redis = await startRedis();
-  const upstream = await startServer(join(binaries, 'mcp-authz-fixture'), secret);
+  const { port: upstream } = await startServer(join(binaries, 'mcp-authz-fixture'), secret);
   const replicas = [];
   for (const name of ['mcp-authz-1', 'mcp-authz-2']) {
     const audit = join(state, `audit-${name.at(-1)}.jsonl`);

@@ -186,11 +186,22 @@ export function makeGrant(program, policy) {
   return token;
 }
 
-/** Starts the MCP server, which takes nothing but the secret, and gives its port. */
-export async function startServer(program, secret) {
-  const part = start('server', program, ['--record', paths.seen, '--require-authorization', `Bearer ${secret}`]);
+/** Starts the MCP server, which takes nothing but the secret; `port` 0 lets the system choose. */
+export async function startServer(program, secret, { port = 0, describe = [] } = {}) {
+  const part = start('server', program, [
+    '--listen', `127.0.0.1:${port}`, '--record', paths.seen, '--require-authorization', `Bearer ${secret}`,
+    ...describe.flatMap(text => ['--describe', text]),
+  ]);
   const look = () => /listening on http:\/\/127\.0\.0\.1:(\d+)\/mcp/.exec(readFileSync(part.log, 'utf8'))?.[1];
-  return Number(await until('starting the MCP server', look, part));
+  part.port = Number(await until('starting the MCP server', look, part));
+  return part;
+}
+
+/** Ends the MCP server and starts it again at the same place, with other descriptions of its tools. */
+export async function restartServer(part, program, secret, describe) {
+  kill9(part);
+  await until('ending the MCP server', () => part.ended);
+  return startServer(program, secret, { port: part.port, describe });
 }
 
 /** Starts mcp-authz and waits for its socket. */
@@ -210,10 +221,10 @@ export function kill9(part) {
   process.kill(Number(readFileSync(join(state, `${part.name}.pid`), 'utf8')), 'SIGKILL');
 }
 
-/** What `mcp-authz quota` says, asked through the admin port of one replica. */
-export function quota(program, part, args) {
+/** What `mcp-authz quota` or `mcp-authz pins` says, asked through the admin port of one replica. */
+export function operate(program, part, args) {
   const target = ['--admin', part.admin, '--token-file', join(files, 'admin.token')];
-  return execFileSync(program, ['quota', ...args, ...target], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+  return execFileSync(program, [...args, ...target], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
 }
 
 /** Starts a Redis that keeps its counts and never evicts; gives its URL. */

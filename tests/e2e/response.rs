@@ -191,6 +191,7 @@ async fn under_another_body_mode_everything_is_withheld_and_the_operator_told() 
         &[("response_body_mode: STREAMED", "response_body_mode: NONE")][..],
         &[("response_body_mode: STREAMED", "response_body_mode: BUFFERED")],
         &[("response_body_mode: STREAMED", "response_body_mode: BUFFERED_PARTIAL")],
+        &[("response_body_mode: STREAMED", "response_body_mode: FULL_DUPLEX_STREAMED")],
     ] {
         let mut hand = Hand::start().await;
         let stack = stack(&hand, ALL, edit).await;
@@ -212,4 +213,150 @@ async fn under_another_body_mode_everything_is_withheld_and_the_operator_told() 
         })
         .await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compressed_response_is_withheld_where_it_has_to_be_read() {
+    let mut hand = Hand::start().await;
+    let stack = stack(&hand, ALL, &[]).await;
+    let zipped = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03secret_tool";
+    let headers = "content-type: application/json\r\ncontent-encoding: gzip\r\nconnection: close\r\n";
+    let request = list("hiding").header("accept-encoding", "gzip");
+    let (response, ()) = tokio::join!(send(&stack, request), async {
+        let mut asked = hand.next().await;
+        assert!(!asked.head.contains("accept-encoding"), "the server is not asked for it: {}", asked.head);
+        asked.answer("200 OK", headers, zipped).await;
+    });
+    let text = response.text();
+    assert!(response.status == 200 && text.contains("[POLICY WITHHELD]") && !text.contains("secret"), "{text}");
+    assert_eq!(response.header("content-encoding"), None);
+    recorded(&stack, &[r#""outcome":"withheld","withheld":"encoding""#]).await;
+    // Where it is only recorded it passes, and the record says so by what it lacks.
+    let (response, ()) = tokio::join!(send(&stack, call("open")), async {
+        hand.next().await.answer("200 OK", headers, zipped).await;
+    });
+    assert_eq!(
+        (response.status, &response.body[..], response.header("content-encoding")),
+        (200, &zipped[..], Some("gzip"))
+    );
+}
+
+/// A legacy client has to see that its session is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_of_the_server_keeps_its_status() {
+    let mut hand = Hand::start().await;
+    let stack = stack(&hand, ALL, &[]).await;
+    for (status, headers, body, withheld) in [
+        ("404 Not Found", "content-type: text/plain\r\n", "no such session", false),
+        ("404 Not Found", "content-type: text/plain\r\ncontent-encoding: gzip\r\n", "secret_tool", true),
+        ("500 Oops", "content-type: application/json\r\n", "{secret_tool", true),
+    ] {
+        let (response, ()) = tokio::join!(send(&stack, list("hiding")), async {
+            hand.next().await.answer(status, &format!("{headers}connection: close\r\n"), body).await;
+        });
+        let text = response.text();
+        assert_eq!(response.status.to_string(), status.get(..3).expect("a code"), "{text}");
+        assert_eq!((text == body, text.contains("[POLICY WITHHELD]")), (!withheld, withheld), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ends_by_trailers_is_sent_or_cut_but_never_unfiltered() {
+    let mut hand = Hand::start().await;
+    let stack = stack(&hand, ALL, &[]).await;
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+    let mut client = Client::send(&list("hiding"), stack.envoy.address).await;
+    let mut asked = hand.next().await;
+    asked.write(head).await;
+    asked.chunk(LIST).await;
+    asked.write("0\r\nx-end: yes\r\n\r\n").await;
+    let (seen, _) = client.to_end().await;
+    assert!(!seen.contains("secret_tool"), "{seen}");
+}
+
+/// A session's stream may stay open for hours. Each holds a place here, and none of them may hold up a decision.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_of_idle_streams_leave_decisions_alone() {
+    const STREAMS_OPEN: usize = 400;
+    let mut hand = Hand::start().await;
+    let stack = stack(&hand, "response: {record: policy}\n", &[]).await;
+    let mut open = Vec::new();
+    for _ in 0..STREAMS_OPEN {
+        let mut client = Client::send(&get("hiding"), stack.envoy.address).await;
+        let mut asked = hand.next().await;
+        asked.begin("200 OK", "text/event-stream").await;
+        asked.chunk(": open\n\n").await;
+        client.until(": open").await;
+        open.push((client, asked));
+    }
+    let gauge = format!("mcp_authz_response_streams {STREAMS_OPEN}");
+    assert!(stack.authz.admin("/metrics").await.text().lines().any(|line| line == gauge));
+    let mut slowest = std::time::Duration::ZERO;
+    for _ in 0..50 {
+        let began = std::time::Instant::now();
+        let (response, ()) = tokio::join!(send(&stack, call("open")), async {
+            hand.next().await.answer("200 OK", "content-type: application/json\r\nconnection: close\r\n", RESULT).await;
+        });
+        assert_eq!(response.status, 200);
+        slowest = slowest.max(began.elapsed());
+    }
+    assert!(slowest < std::time::Duration::from_secs(1), "{slowest:?}");
+    // Each of them still does what it is for.
+    for (client, asked) in open.iter_mut().step_by(40) {
+        asked.chunk(format!("data: {LIST}\n\n")).await;
+        let seen = client.until("\"z\"").await;
+        assert!(seen.contains("\"a\"") && !seen.contains("secret_tool"), "{seen}");
+    }
+    drop(open);
+    until("every place is free again", async || {
+        let page = stack.authz.admin("/metrics").await.text();
+        page.lines().any(|line| line == "mcp_authz_response_streams 0").then_some(())
+    })
+    .await;
+}
+
+/// Had the authorizer ended its streams well, Envoy would let the rest of each response pass unseen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_cuts_streams_and_lets_nothing_pass() {
+    let mut hand = Hand::start().await;
+    let mut stack = stack(&hand, "timeouts: {drain_ms: 1000}\n", &[]).await;
+    let mut client = Client::send(&get("hiding"), stack.envoy.address).await;
+    let mut asked = hand.next().await;
+    asked.begin("200 OK", "text/event-stream").await;
+    asked.chunk(": open\n\n").await;
+    client.until(": open").await;
+    stack.authz.process.signal("TERM").await;
+    assert!(stack.authz.process.ended().await.success());
+    asked.chunk(format!("data: {LIST}\n\n")).await;
+    let (seen, whole) = client.to_end().await;
+    assert!(!whole && !seen.contains("\"tools\""), "{seen}");
+    assert!(!stack.authz.process.output().contains("Some calls were cut off"), "within the time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_answer_was_reaches_the_settlement() {
+    let mut hand = Hand::start().await;
+    let policy = "version: '2'\ndefault: deny\ntools:\n  tool: {limits: [{counter: c, window: day, scope: grant, max: 1, refund_on: [is_error]}]}\n";
+    let mut settings = settings("response: {record: policy}\n");
+    settings.policies.push(("limited.yaml".to_owned(), policy.to_owned()));
+    settings.grants.push(Grant::new("limited", "limited"));
+    let options = Options { authz: settings, upstream: Some(hand.address), ..Options::default() };
+    let stack = Stack::start(&options).await;
+    let failed = r#"{"jsonrpc":"2.0","id":1,"result":{"isError":true,"content":[]}}"#;
+    for n in 1..=2 {
+        let (response, ()) = tokio::join!(send(&stack, call("limited")), async {
+            hand.next().await.answer("200 OK", "content-type: application/json\r\nconnection: close\r\n", failed).await;
+        });
+        assert_eq!(response.text(), failed, "the limit of one a day is free again");
+        let line = format!("mcp_authz_settlements_total{{outcome=\"refunded\"}} {n}");
+        until(&line, async || {
+            stack.authz.admin("/metrics").await.text().lines().any(|shown| shown == line).then_some(())
+        })
+        .await;
+    }
+    until("the access log says what it was", async || {
+        stack.envoy.process.output().contains("\"answer\":\"tool_error\"").then_some(())
+    })
+    .await;
+    recorded(&stack, &[r#""outcome":"tool_error""#]).await;
 }

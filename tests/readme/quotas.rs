@@ -29,7 +29,7 @@ fn write_samples(folder: &Path) -> usize {
     samples.len()
 }
 
-fn run(folder: &Path, line: &str) -> String {
+pub(super) fn run(folder: &Path, line: &str) -> String {
     let program = Path::new(env!("CARGO_BIN_EXE_mcp-authz"));
     let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
     let output = Command::new("sh").args(["-ec", line]).current_dir(folder).env("PATH", path).output().unwrap();

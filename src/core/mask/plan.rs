@@ -1,5 +1,7 @@
 //! Which rules apply at one place of a message.
 
+use std::borrow::Cow;
+
 use super::path::{Path, Step};
 use super::rule::{ConditionRule, Detectors, Hidden, Links, PathList, Rule, RuleSet, What};
 
@@ -16,6 +18,8 @@ pub(super) struct Plan<'p> {
     targets: Vec<(&'p Path, Target)>,
     /// Detectors that look everywhere.
     everywhere: Detectors,
+    /// Whether a pattern looks everywhere.
+    patterns: bool,
     /// Rules that look everywhere, by index.
     general: Vec<u16>,
 }
@@ -44,6 +48,10 @@ pub(super) struct Here {
     shown: Vec<u16>,
     /// Lists of `report_new_fields` that know the field.
     known: Vec<u16>,
+    /// Detectors that look at the value.
+    pub(super) detectors: Detectors,
+    /// Whether patterns look at the value.
+    pub(super) patterns: bool,
     /// Whether the value is gone already: only what blocks is still looked for.
     pub(super) muted: bool,
 }
@@ -71,12 +79,17 @@ impl<'p> Plan<'p> {
                 }
             }
         }
+        if !plan.links.is_empty() {
+            plan.everywhere |= Detectors::LINKS;
+        }
         let mut targets = Vec::new();
         for (index, rule) in plan.rules.iter().enumerate() {
             if rule.paths.is_empty() {
                 plan.general.push(narrow(index));
-                if let What::Detect(detectors) = rule.what {
-                    plan.everywhere |= detectors;
+                match rule.what {
+                    What::Detect(detectors) => plan.everywhere |= detectors,
+                    What::Pattern(_) => plan.patterns = true,
+                    What::Value => {}
                 }
             }
             targets.extend(rule.paths.iter().map(|path| (path, Target::Rule(narrow(index)))));
@@ -96,24 +109,28 @@ impl<'p> Plan<'p> {
 
     /// The place where a message starts.
     pub(super) fn root(&self) -> Here {
-        Here { tracks: (0..narrow(self.targets.len())).map(|target| (target, 0)).collect(), ..Here::default() }
+        let tracks = (0..narrow(self.targets.len())).map(|target| (target, 0)).collect();
+        self.looked_at(Here { tracks, ..Here::default() })
     }
 
     /// A place to which every rule that looks for something applies.
     pub(super) fn anywhere(&self) -> Here {
         let scoped = self.rules.iter().enumerate().filter(|(_, rule)| !rule.paths.is_empty());
-        Here { inside: scoped.map(|(index, _)| narrow(index)).collect(), ..Here::default() }
+        self.looked_at(Here { inside: scoped.map(|(index, _)| narrow(index)).collect(), ..Here::default() })
     }
 
     /// One step further.
-    pub(super) fn step(&self, here: &Here, step: Step<'_>) -> Here {
+    pub(super) fn step<'h>(&self, here: &'h Here, step: Step<'_>) -> Cow<'h, Here> {
+        if here.tracks.is_empty() && here.ends.is_empty() {
+            return Cow::Borrowed(here);
+        }
         let mut next = Here {
             tracks: Vec::new(),
             inside: here.inside.clone(),
             ends: Vec::new(),
             shown: here.shown.clone(),
             known: here.known.clone(),
-            muted: here.muted,
+            ..*here
         };
         for (target, done) in &here.tracks {
             let Some((path, wanted)) = self.targets.get(usize::from(*target)) else { continue };
@@ -137,7 +154,7 @@ impl<'p> Plan<'p> {
                 Target::Shown(list) => next.shown.push(list),
             }
         }
-        next
+        Cow::Owned(if next.ends.is_empty() { next } else { self.looked_at(next) })
     }
 
     /// Whether a path leads from here into the JSON text of a string.
@@ -158,14 +175,17 @@ impl<'p> Plan<'p> {
         indexes.filter_map(|index| Some((usize::from(index), *self.rules.get(usize::from(index))?)))
     }
 
-    /// The detectors that look at this place.
-    pub(super) fn detectors_at(&self, here: &Here) -> Detectors {
-        let links = if self.links.is_empty() { Detectors::default() } else { Detectors::LINKS };
-        let inside = here.inside.iter().filter_map(|index| self.rules.get(usize::from(*index)));
-        inside.fold(self.everywhere | links, |set, rule| match rule.what {
-            What::Detect(detectors) => set | detectors,
-            What::Pattern(_) | What::Value => set,
-        })
+    /// Notes what looks at the place.
+    fn looked_at(&self, mut here: Here) -> Here {
+        (here.detectors, here.patterns) = (self.everywhere, self.patterns);
+        for rule in here.inside.iter().filter_map(|index| self.rules.get(usize::from(*index))) {
+            match rule.what {
+                What::Detect(detectors) => here.detectors |= detectors,
+                What::Pattern(_) => here.patterns = true,
+                What::Value => {}
+            }
+        }
+        here
     }
 
     /// The first list of `reveal` that does not show the value.

@@ -69,24 +69,35 @@ impl Text<'_> {
     fn context(&self, at: usize, words: &[&str]) -> bool {
         const BYTES: usize = 48;
         let start = at.saturating_sub(BYTES);
-        let near = self.bytes.get(start..at).unwrap_or_default().to_ascii_lowercase();
+        let near = self.bytes.get(start..at).unwrap_or_default();
         // What stands on another line, or behind the end of a sentence, belongs to something else.
         let near = near.rsplit(|b| matches!(b, b'\n' | b';')).next().unwrap_or_default();
-        let name = self.name.as_bytes().to_ascii_lowercase();
-        words.iter().any(|word| holds(near, word.as_bytes()) || holds(&name, word.as_bytes()))
+        holds_word(near, words) || holds_word(self.name.as_bytes(), words)
     }
+}
+
+/// Whether one of the words, which are in lower case, stands in the text in any case.
+fn holds_word(text: &[u8], words: &[&str]) -> bool {
+    let starts = |rest: &[u8], word: &str| {
+        rest.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word.as_bytes()))
+    };
+    (0..text.len()).any(|at| {
+        let rest = text.get(at..).unwrap_or_default();
+        let first = rest.first().map(u8::to_ascii_lowercase);
+        words.iter().any(|word| word.as_bytes().first() == first.as_ref() && starts(rest, word))
+    })
 }
 
 fn holds(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len().max(1)).any(|window| window == part)
 }
 
-/// Bytes that may be the mark of something: `@` and `%` of addresses, `:` of IPv6 and links, `J` of `eyJ`, `K` `S` `B` `C` of
-/// `AKIA` and its kin, `z` of `AIza`, `_` `-` `.` of tokens, digits.
+/// Bytes that may be the mark of something: digits, `@` and `%` of addresses, `:` and `/` of links and IPv6, `+` of phones, `J` of
+/// `eyJ`, `K` `S` `B` `C` of `AKIA` and its kin, `z` of `AIza`, `x` of `xoxb`, `G` of `-----BEGIN`, `_` of other tokens.
 const fn is_stop(byte: u8) -> bool {
     matches!(
         byte,
-        b'0'..=b'9' | b'@' | b'%' | b':' | b'J' | b'K' | b'S' | b'B' | b'C' | b'z' | b'_' | b'-' | b'.' | b'+' | b'/'
+        b'0'..=b'9' | b'@' | b'%' | b':' | b'/' | b'+' | b'J' | b'K' | b'S' | b'B' | b'C' | b'z' | b'x' | b'G' | b'_'
     )
 }
 
@@ -109,51 +120,85 @@ pub(crate) fn scan(text: &str, name: &str, wanted: Detectors, count_max: usize, 
     }
 }
 
-type Find = fn(&Text<'_>, usize) -> Option<Range<usize>>;
+/// What stands at one stop, with the detector that found it.
+type Hit = Option<(Detector, Range<usize>)>;
 
-/// Looks around one stop; gives the place where the pass goes on.
+/// Looks around one stop; gives the place where the pass goes on. The conditions are what is cheap to ask; the rest is asked where
+/// they hold.
 fn stop(text: &Text<'_>, at: usize, wanted: Detectors, link_end: &mut usize, out: &mut Vec<Found>) -> usize {
-    let finders: &[(Detector, Find)] = match text.at(at) {
-        b'0'..=b'9' => &[
-            (Detector::PaymentCard, number::card),
-            (Detector::Iban, number::iban),
-            (Detector::UsSsn, number::ssn),
-            (Detector::IpAddress, contact::ipv4),
-            (Detector::Phone, contact::national_phone),
-        ],
-        b'+' => &[(Detector::Phone, contact::international_phone)],
-        b'@' | b'%' => &[(Detector::Email, contact::email)],
-        b':' => &[(Detector::IpAddress, contact::ipv6)],
-        b'/' => &[(Detector::SlackToken, token::slack_hook)],
-        b'J' => &[(Detector::Jwt, token::jwt)],
-        b'K' | b'S' | b'B' | b'C' => &[(Detector::AwsKey, token::aws_id), (Detector::GcpKey, token::gcp_secret)],
-        b'z' => &[(Detector::GcpKey, token::gcp_key)],
-        b'.' => &[(Detector::GcpKey, token::gcp_access)],
-        b'_' => &[(Detector::GithubToken, token::github), (Detector::StripeKey, token::stripe)],
-        b'-' => &[(Detector::PrivateKey, token::pem), (Detector::SlackToken, token::slack)],
-        _ => &[],
+    let next = at.saturating_add(1);
+    let (byte, before, after) = (text.at(at), text.before(at, 1), text.at(next));
+    let run_end = if byte.is_ascii_digit() { text.run(next, usize::MAX, |b| b.is_ascii_digit()) } else { next };
+    let one = |detector: Detector, find: fn(&Text<'_>, usize) -> Option<Range<usize>>| -> Hit {
+        if wanted.has(detector) { find(text, at).map(|range| (detector, range)) } else { None }
     };
-    if wanted.meets(Detectors::LINKS) && at >= *link_end {
-        let link = match text.at(at) {
-            b':' => link::with_scheme(text, at),
-            b'/' => link::without_scheme(text, at),
+    let hit = match byte {
+        b'0'..=b'9' => digits(text, at, run_end, &one),
+        b'+' if after.is_ascii_digit() => one(Detector::Phone, contact::international_phone),
+        b'@' => one(Detector::Email, contact::email),
+        b'%' if after == b'4' => one(Detector::Email, contact::email),
+        b':' if after == b':' || (before.is_ascii_hexdigit() && after.is_ascii_hexdigit()) => {
+            one(Detector::IpAddress, contact::ipv6)
+        }
+        b'/' if after == b's' => one(Detector::SlackToken, token::slack_hook),
+        b'J' if before == b'y' => one(Detector::Jwt, token::jwt),
+        b'K' | b'S' | b'B' | b'C' if before == b'A' => one(Detector::AwsKey, token::aws_id),
+        b'S' if before == b'C' => one(Detector::GcpKey, token::gcp_secret),
+        b'z' if before == b'I' => one(Detector::GcpKey, token::gcp_key),
+        b'x' if matches!(after, b'o' | b'a') => one(Detector::SlackToken, token::slack),
+        b'G' if before == b'E' => one(Detector::PrivateKey, token::pem),
+        b'_' => match before {
+            b'p' | b'o' | b'u' | b's' | b'r' | b'b' => one(Detector::GithubToken, token::github),
+            b'k' | b'c' => one(Detector::StripeKey, token::stripe),
             _ => None,
-        };
+        },
+        _ => None,
+    };
+    if matches!(after, b'/' | b'\\') && matches!(byte, b':' | b'/') && at >= *link_end && wanted.meets(Detectors::LINKS)
+    {
+        let link = if byte == b':' { link::with_scheme(text, at) } else { link::without_scheme(text, at) };
         if let Some(range) = link {
             *link_end = range.end;
             out.push(Found { range, detector: None });
         }
     }
-    for (detector, find) in finders.iter().filter(|(detector, _)| wanted.has(*detector)) {
-        if let Some(range) = find(text, at) {
-            let end = range.end;
-            out.push(Found { range, detector: Some(*detector) });
-            return end.max(at.saturating_add(1));
+    // The rest of a run of digits starts no number of its own.
+    let Some((detector, range)) = hit else { return run_end };
+    let end = range.end.max(next);
+    out.push(Found { range, detector: Some(detector) });
+    end
+}
+
+/// What a run of digits may be the start of, by its length and its neighbors.
+fn digits(
+    text: &Text<'_>,
+    at: usize,
+    end: usize,
+    one: &dyn Fn(Detector, fn(&Text<'_>, usize) -> Option<Range<usize>>) -> Hit,
+) -> Hit {
+    let (before, after) = (text.before(at, 1), text.at(end));
+    let separated = matches!(after, b'-' | b' ' | b'.') && text.at(end.saturating_add(1)).is_ascii_digit();
+    let length = end.saturating_sub(at);
+    let mut hit = None;
+    if (12..=19).contains(&length) || (separated && matches!(length, 4 | 6)) {
+        hit = one(Detector::PaymentCard, number::card);
+    }
+    if hit.is_none() && before.is_ascii_alphabetic() && length >= 2 {
+        hit = one(Detector::Iban, number::iban);
+        if hit.is_none() && length == 2 && after == b'.' && before == b'a' {
+            hit = one(Detector::GcpKey, token::gcp_access);
         }
     }
-    let next = at.saturating_add(1);
-    // The rest of a run of digits starts no number of its own.
-    if text.at(at).is_ascii_digit() { text.run(next, usize::MAX, |b| b.is_ascii_digit()) } else { next }
+    if hit.is_none() && ((separated && length == 3) || length == 9) {
+        hit = one(Detector::UsSsn, number::ssn);
+    }
+    if hit.is_none() && separated && after == b'.' && length <= 3 {
+        hit = one(Detector::IpAddress, contact::ipv4);
+    }
+    if hit.is_none() && matches!(length, 1 | 3) && matches!(after, b'-' | b'.' | b' ' | b')') {
+        hit = one(Detector::Phone, contact::national_phone);
+    }
+    hit
 }
 
 /// The host of a link, in lower case: `None` for one that cannot be read, which no list allows.

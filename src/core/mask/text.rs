@@ -50,17 +50,15 @@ impl<'p> Walk<'p, '_> {
         if text.len() > TEXT_BYTES_MAX {
             return Err(super::too_long());
         }
-        let detectors = self.plan.detectors_at(here);
-        let detectors = if spot.is_bytes { detectors.without(Detector::HighEntropy) } else { detectors };
-        let has_patterns = self.plan.rules_at(here).any(|(_, rule)| matches!(rule.what, What::Pattern(_)));
-        if detectors.is_empty() && !has_patterns && self.plan.hidden.is_none() {
+        let detectors = if spot.is_bytes { here.detectors.without(Detector::HighEntropy) } else { here.detectors };
+        if detectors.is_empty() && !here.patterns && self.plan.hidden.is_none() {
             return Ok(Vec::new());
         }
         let folded = fold(text);
         let mut hits = Vec::new();
         self.hidden(folded.as_ref(), here, &mut hits)?;
         self.detected(text, folded.as_ref(), (here, spot.name, detectors), &mut hits)?;
-        if has_patterns {
+        if here.patterns {
             self.matched(text, folded.as_ref(), here, &mut hits)?;
         }
         if here.muted || hits.is_empty() {

@@ -184,7 +184,7 @@ impl<'p, 'w> Walk<'p, 'w> {
     /// The name of a member is never changed: the client would not find it. One that holds what is to be masked cannot be
     /// passed on.
     fn name(&mut self, key: &str, here: &Here) -> Result<(), Arc<str>> {
-        if key.len() < 24 && key.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_') && !self.has_patterns(here) {
+        if key.len() < 24 && key.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_') && !here.patterns {
             return Ok(());
         }
         if here.muted {
@@ -199,10 +199,6 @@ impl<'p, 'w> Walk<'p, 'w> {
         let rule = self.counts.iter().find(|hit| !counts.contains(hit) && hit.action == Action::Mask);
         let rule = rule.map(|hit| Arc::clone(&hit.rule)).unwrap_or_default();
         Err(self.block(&rule, &super::in_a_name(&rule)))
-    }
-
-    fn has_patterns(&self, here: &Here) -> bool {
-        self.plan.rules_at(here).any(|(_, rule)| matches!(rule.what, What::Pattern(_)))
     }
 
     /// Masks the whole value if a path ends here; says whether it did.
@@ -250,11 +246,11 @@ impl<'p, 'w> Walk<'p, 'w> {
         let raw = value.raw();
         let concealed = self.is_concealed(here);
         let mut is_found = false;
-        if raw.len() >= CHARS_MIN || self.has_patterns(here) {
+        if raw.len() >= CHARS_MIN || here.patterns {
             let spelled = super::source::integer(raw);
             is_found = !self.plain(&spelled, here, spot)?.is_empty();
             if !is_found && spelled != raw {
-                is_found = self.has_patterns(here) && !self.plain(raw, here, spot)?.is_empty();
+                is_found = here.patterns && !self.plain(raw, here, spot)?.is_empty();
             }
         }
         if is_found || concealed {

@@ -54,7 +54,8 @@ impl File<'_> {
     }
 
     fn suite(&mut self, cursor: &Cursor<'_>) {
-        let known = ["suite", "policy", "policy_file", "cases", "sequences", "tools_list", "cedar_equivalent"];
+        let known =
+            ["suite", "policy", "policy_file", "cases", "sequences", "tools_list", "results", "cedar_equivalent"];
         let Some(keys) = fields(cursor, &known) else { return };
         let name = keys.required("suite").and_then(|name| name.non_empty()).unwrap_or("suite");
         let Some(policy) = self.policy(name, &keys) else { return };
@@ -68,6 +69,7 @@ impl File<'_> {
         for list in items(&keys, "tools_list") {
             self.tools_list(policy, &list);
         }
+        self.results(policy, &keys);
     }
 
     /// The policy of a suite; `Some(None)` for a suite that says there is none.
@@ -216,7 +218,7 @@ impl File<'_> {
         self.note(id, fault.is_none(), || fault.unwrap_or_default());
     }
 
-    fn note(&mut self, id: String, passed: bool, texts: impl FnOnce() -> (String, String)) {
+    pub(super) fn note(&mut self, id: String, passed: bool, texts: impl FnOnce() -> (String, String)) {
         if passed {
             self.results.passed = self.results.passed.saturating_add(1);
         } else {
@@ -449,7 +451,7 @@ fn holds_all_of(actual: &str, wanted: &str) -> bool {
 }
 
 /// Depth is bounded by the parser's limits.
-fn contains(actual: Value<'_>, wanted: Value<'_>) -> bool {
+pub(super) fn contains(actual: Value<'_>, wanted: Value<'_>) -> bool {
     match (actual.kind(), wanted.kind()) {
         (Kind::Object, Kind::Object) => {
             wanted.members().all(|(key, wanted)| actual.get(&key).is_some_and(|actual| contains(actual, wanted)))

@@ -22,8 +22,6 @@ pub(crate) struct Hand {
 pub(crate) struct Asked {
     /// Request line and headers.
     pub(crate) head: String,
-    /// The body.
-    pub(crate) body: String,
     stream: TcpStream,
 }
 
@@ -75,7 +73,7 @@ impl Asked {
                 .find_map(|line| line.strip_prefix("content-length: "))
                 .map_or(0, |length| length.trim().parse().expect("a length"));
             if body.len() >= length {
-                return Some(Self { head: head.to_owned(), body: body.to_owned(), stream });
+                return Some(Self { head: head.to_owned(), stream });
             }
         }
     }
@@ -111,12 +109,6 @@ impl Asked {
         let mut out = format!("HTTP/1.1 {status}\r\n{headers}content-length: {}\r\n\r\n", body.len()).into_bytes();
         out.extend_from_slice(body);
         self.write(out).await;
-    }
-
-    /// Whether Envoy has ended the connection.
-    pub(crate) async fn is_left(&mut self) -> bool {
-        let mut rest = [0; 64];
-        matches!(timeout(PATIENCE, self.stream.read(&mut rest)).await, Ok(Ok(0) | Err(_)))
     }
 }
 

@@ -67,27 +67,23 @@ fn looks_random(text: &Text<'_>, range: Range<usize>) -> bool {
         return false;
     }
     let sample = whole.get(..SAMPLE).unwrap_or(whole);
-    let pieces = || sample.split(|b| !b.is_ascii_alphanumeric());
-    let longest = pieces().map(<[u8]>::len).max().unwrap_or(0);
     let has = |is: fn(&u8) -> bool| sample.iter().any(is);
     let (small, capital, digit) = (has(u8::is_ascii_lowercase), has(u8::is_ascii_uppercase), has(u8::is_ascii_digit));
-    let bits = entropy(sample);
-    if is_uuid(sample) {
-        return false;
-    }
-    if digit && (small || capital) && longest >= 8 && bits >= NAMED_ENTROPY_MIN && is_named(text, range.start) {
-        return changes(sample) >= 0.2;
-    }
-    if bits < ENTROPY_MIN || whole.len() < ALONE_MIN || longest < 10 || !(small && capital && digit) {
-        return false;
-    }
-    // A sixth of random text are digits; a number at the end of a name is less.
-    let digits = sample.iter().filter(|b| b.is_ascii_digit()).count();
-    if digits.saturating_mul(20) < sample.len() {
+    let longest = sample.split(|b| !b.is_ascii_alphanumeric()).map(<[u8]>::len).max().unwrap_or(0);
+    if !digit || !(small || capital) || longest < 8 || is_uuid(sample) {
         return false;
     }
     let share = changes(sample);
-    share >= 0.5 || (share >= 0.4 && longest_word(sample) <= 4)
+    if share >= 0.2 && is_named(text, range.start) {
+        return entropy(sample) >= NAMED_ENTROPY_MIN;
+    }
+    // A sixth of random text are digits; a number at the end of a name is less.
+    let digits = sample.iter().filter(|b| b.is_ascii_digit()).count();
+    let is_long = whole.len() >= ALONE_MIN && longest >= 10 && digits.saturating_mul(20) >= sample.len();
+    if !(small && capital && is_long) || share < 0.4 || (share < 0.5 && longest_word(sample) > 4) {
+        return false;
+    }
+    entropy(sample) >= ENTROPY_MIN
 }
 
 fn is_named(text: &Text<'_>, at: usize) -> bool {

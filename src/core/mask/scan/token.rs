@@ -39,15 +39,14 @@ pub(super) fn jwt(text: &Text<'_>, at: usize) -> Option<Range<usize>> {
     (parts == 3 || parts == 5).then_some(start..end)
 }
 
-/// A PEM block (RFC 7468) whose label ends in `PRIVATE KEY`, at the first dash of its first line. Without its end as far as the
+/// A PEM block (RFC 7468) whose label ends in `PRIVATE KEY`, at the `G` of its first line. Without its end as far as the
 /// lines look like its contents: half a key is still one.
 pub(super) fn pem(text: &Text<'_>, at: usize) -> Option<Range<usize>> {
     const LABEL_MAX: usize = 64;
     /// Fewer characters are somebody writing about keys.
     const BODY_MIN: usize = 16;
-    if text.before(at, 1) == b'-' || !text.starts_with(at, b"-----BEGIN ") {
-        return None;
-    }
+    let start = at.checked_sub(7).filter(|start| text.starts_with(*start, b"-----BEGIN "))?;
+    let at = start;
     let label_at = at.saturating_add(11);
     let label_end = text.run(label_at, LABEL_MAX, |b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b' ');
     let label = text.slice(label_at..label_end);
@@ -129,11 +128,12 @@ pub(super) fn gcp_secret(text: &Text<'_>, at: usize) -> Option<Range<usize>> {
     (end == start.saturating_add(LENGTH) && !text.before(start, 1).is_ascii_alphanumeric()).then_some(start..end)
 }
 
-/// `ya29.` and an access token, at the dot.
+/// `ya29.` and an access token, at the digits.
 pub(super) fn gcp_access(text: &Text<'_>, at: usize) -> Option<Range<usize>> {
-    let start = at.checked_sub(4).filter(|start| text.starts_with(*start, b"ya29."))?;
-    let end = text.run(at.saturating_add(1), TOKEN_MAX, is_url_safe);
-    (end.saturating_sub(at) > 20 && !is_url_safe(text.before(start, 1))).then_some(start..end)
+    let start = at.checked_sub(2).filter(|start| text.starts_with(*start, b"ya29."))?;
+    let body = start.saturating_add(5);
+    let end = text.run(body, TOKEN_MAX, is_url_safe);
+    (end.saturating_sub(body) >= 20 && !is_url_safe(text.before(start, 1))).then_some(start..end)
 }
 
 /// `ghp_` and its kin with at least 36 characters, or `github_pat_`, at the first underscore.
@@ -155,9 +155,9 @@ pub(super) fn github(text: &Text<'_>, at: usize) -> Option<Range<usize>> {
     (known && fits).then_some(start..end)
 }
 
-/// `xoxb-` and its kin, or `xapp-`, at the first dash.
-pub(super) fn slack(text: &Text<'_>, at: usize) -> Option<Range<usize>> {
-    let start = at.checked_sub(4)?;
+/// `xoxb-` and its kin, or `xapp-`, at the first letter.
+pub(super) fn slack(text: &Text<'_>, start: usize) -> Option<Range<usize>> {
+    let at = start.checked_add(4).filter(|dash| text.at(*dash) == b'-')?;
     let kind = text.bytes.get(start..at)?;
     let known = kind == b"xapp"
         || (kind.starts_with(b"xox")
