@@ -1,6 +1,6 @@
 //! Pins through the real binary: what waits is approved on the command line, and survives a killed process, whenever it comes.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test program: a panic is its way to say no")]
+#![expect(clippy::unwrap_used, reason = "a test program: a panic is its way to say no")]
 
 use std::{
     fs,
@@ -9,13 +9,15 @@ use std::{
     path::Path,
     process::{Child, Command, Output, Stdio},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use mcp_authz::pins::{
     FolderStore,
     store::{Store as _, Version},
 };
+use tokio::time::Instant;
+
 use mcp_authz_core::pins::{Bounds, Observed, Pins, Sighting, Trust};
 
 const PATIENCE: Duration = Duration::from_secs(30);
