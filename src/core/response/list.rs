@@ -12,7 +12,7 @@ use crate::{
     mask::{Findings, Shown},
     mcp::{Method, refuse_twins, sound_name},
     number::Decimal,
-    pins::{Observed, Sighting, Standing},
+    pins::{Book, Observed, Sighting, Standing},
     splice::Splices,
 };
 
@@ -96,7 +96,7 @@ pub(super) fn filter(
             let fates = tools(job, elements, &mut sighting.seen, &mut cut);
             // What is no list of tools teaches nobody what the server's tools are.
             let is_new = !sighting.seen.is_empty()
-                || (is_last_page && job.pins.as_ref().is_some_and(|pins| pins.awaits_last_page()));
+                || (is_last_page && job.pins.as_ref().is_some_and(|pins| Book::awaits_last_page(pins)));
             if is_new && pass == Pass::First && is_asked(&job.asked, Method::ToolsList) {
                 cut.sighting = Some(sighting);
             }
