@@ -124,6 +124,8 @@ pub struct Pinboard<S = AnyStore> {
     cells: ArcSwap<BTreeMap<Arc<str>, Arc<Cell>>>,
     /// Held while pins are changed, so that this process does not compete with itself.
     writing: Mutex<()>,
+    /// Versions of which every schema has been compiled.
+    compiled: Mutex<BTreeMap<Arc<str>, Version>>,
     started: Instant,
     /// When everything was read last, ms after the start; 0 for never.
     read_ms: AtomicU64,
@@ -146,6 +148,7 @@ impl<S: Store> Pinboard<S> {
             bounds,
             cells: ArcSwap::default(),
             writing: Mutex::new(()),
+            compiled: Mutex::default(),
             started: Instant::now(),
             read_ms: AtomicU64::new(0),
         }
@@ -226,10 +229,42 @@ impl<S: Store> Pinboard<S> {
         };
         self.counted(self.read(&servers, later(REFRESH_WITHIN)).await)?;
         self.read_ms.fetch_max(asked_ms, Ordering::Relaxed);
+        self.compile(&servers).await;
         let cells = self.cells.load();
         let pending = servers.iter().filter_map(|server| cells.get(server)?.content.as_ref().ok());
         self.metrics.set_pins_pending(pending.map(|pins| pins.pending().count()).sum());
         Ok(())
+    }
+
+    /// Compiles schemas that policies ask for before a call needs them; one that comes sooner compiles its own.
+    async fn compile(&self, servers: &[Arc<str>]) {
+        if !self.state.snapshot().policies().any(|policy| policy.needs_schemas()) {
+            return;
+        }
+        let cells = self.cells.load_full();
+        let mut compiled = self.compiled.lock().await;
+        for (server, cell) in servers.iter().filter_map(|server| Some((server, cells.get(server)?))) {
+            let Ok(pins) = &cell.content else { continue };
+            if compiled.get(server) == Some(&cell.version) {
+                continue;
+            }
+            let pins = Arc::clone(pins);
+            let work = move || {
+                // What cannot be compiled is told to whoever calls the tool.
+                pins.tools()
+                    .filter_map(|(_, pin)| pin.approved.as_ref())
+                    .filter(|one| one.input_schema().is_err())
+                    .count()
+            };
+            if let Ok(unusable @ 1..) = tokio::task::spawn_blocking(work).await {
+                tracing::warn!(
+                    server = &**server,
+                    unusable,
+                    "Schemas of tools cannot be enforced; calls that need them are denied."
+                );
+            }
+            compiled.insert(Arc::clone(server), cell.version.clone());
+        }
     }
 
     /// Reads everything again each [`REFRESH`] until told to stop.
@@ -369,7 +404,14 @@ impl<S: Store> Pinboard<S> {
             let (version, content) = match found {
                 Found::Same => continue,
                 Found::Nothing => (Version::default(), Ok(Arc::default())),
-                Found::Other { version, data } => (version, Pins::decode(&data).map(Arc::new)),
+                Found::Other { version, data } => {
+                    let before = known.and_then(|known| known.content.as_ref().ok());
+                    let share = |pins: Pins| match before {
+                        Some(before) => pins.sharing(before),
+                        None => pins,
+                    };
+                    (version, Pins::decode(&data).map(share).map(Arc::new))
+                }
             };
             let number = version.number();
             let lost = known.filter(|known| known.version.number() > number && content.is_ok());

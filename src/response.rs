@@ -14,7 +14,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -48,6 +48,9 @@ use crate::{
 
 /// Tickets that are older say nothing any more, ms: longer than any call runs.
 const AGE_MAX_MS: u64 = 7 * 86_400_000;
+
+/// Between two warnings, ms. Counted is everything.
+const WARN_EVERY_MS: u64 = 10_000;
 
 /// Bounds and switches of the response phase, from the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +87,8 @@ pub struct Responses {
     metrics: Metrics,
     audit: Arc<AuditSink>,
     held: Held,
+    /// When a warning was written last, Unix ms.
+    warned_ms: AtomicU64,
 }
 
 impl fmt::Debug for Responses {
@@ -102,7 +107,8 @@ impl Responses {
         metrics: Metrics,
         audit: Arc<AuditSink>,
     ) -> Self {
-        Self { state, keys: Box::new(keys), pins, clock, metrics, audit, held: Held::default() }
+        let warned_ms = AtomicU64::new(0);
+        Self { state, keys: Box::new(keys), pins, clock, metrics, audit, held: Held::default(), warned_ms }
     }
 
     /// Reads the ticket and finds what it names.
@@ -168,11 +174,20 @@ impl Responses {
         match tokio::time::timeout(patience, self.pins.book(&ticket.server)).await {
             Ok(Ok(book)) => Ok(book),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "The pins of a server cannot be read; a response of its is withheld.");
+                if self.may_warn() {
+                    tracing::warn!(%error, "The pins of a server cannot be read; responses of its are withheld.");
+                }
                 Err(WithheldReason::Pins)
             }
             Err(_) => Err(WithheldReason::Pins),
         }
+    }
+
+    /// Whether the log has room for another warning: what goes wrong with one response goes wrong with many.
+    fn may_warn(&self) -> bool {
+        let (now_ms, last_ms) = (self.clock.now_ms(), self.warned_ms.load(Ordering::Relaxed));
+        let is_due = now_ms.saturating_sub(last_ms) >= WARN_EVERY_MS;
+        is_due && self.warned_ms.compare_exchange(last_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 

@@ -132,6 +132,12 @@ fn only_the_clock_reads_the_wall_clock() {
 fn a_request_takes_one_snapshot() {
     let adapter = sources("src/envoy").into_iter().find(|(name, _)| name == "src/envoy/check.rs").unwrap().1;
     assert_eq!(adapter.matches(".snapshot()").count(), 1);
+    let responses: String =
+        sources("src").into_iter().filter(|(name, _)| name == "src/response.rs").map(|(_, t)| t).collect();
+    assert_eq!(responses.matches(".snapshot()").count(), 1, "and so does a response");
+    for folder in ["src/response", "src/envoy/server"] {
+        assert!(offenders(folder, ".snapshot()", &[]).is_empty(), "{folder}");
+    }
 }
 
 #[test]

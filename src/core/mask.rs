@@ -12,6 +12,7 @@ use crate::{json::Document, policy::Policy, splice::Splices};
 
 mod condition;
 mod definition;
+mod echo;
 mod fold;
 mod path;
 mod plan;
@@ -37,6 +38,8 @@ pub const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const HITS_MAX: usize = 65_536;
 /// JSON texts inside of strings of JSON texts; deeper ones are not passed.
 pub const NESTED_MAX: usize = 4;
+/// Values masked by a path that are looked for elsewhere in the message; one with more is not passed.
+pub const ECHOES_MAX: usize = 10_000;
 /// Names of new fields in one report.
 pub const NEW_FIELDS_MAX: usize = 64;
 /// Bytes of one name in it.
@@ -180,7 +183,7 @@ impl ResultRules<'_> {
     fn plan(&self) -> plan::Plan<'_> {
         // Those of the tool first: of rules that find the same, the first decides what stands there.
         let sets: Vec<&RuleSet> = self.sets().collect();
-        plan::Plan::of(&sets, &ENVELOPE)
+        plan::Plan::of(&sets, &plan::Known { envelope: &ENVELOPE, opaque: &OPAQUE, content: &CONTENT })
     }
 
     fn too_large(&self, bytes: usize, findings: &mut Findings) -> Option<Arc<str>> {
@@ -218,8 +221,29 @@ impl Policy {
 
 /// What `reveal` never takes away, because clients could not read the message without it: types, codes, tokens of the protocol,
 /// and what servers and clients can do. Everything else, `uri` and names included, may be a value of somebody.
-static ENVELOPE: LazyLock<Vec<Path>> =
-    LazyLock::new(|| ENVELOPE_PATHS.iter().filter_map(|text| Path::parse(text).ok()).collect());
+static ENVELOPE: LazyLock<Vec<Path>> = LazyLock::new(|| parsed(ENVELOPE_PATHS));
+
+/// Where servers write what `structuredContent` holds once more.
+static CONTENT: LazyLock<Vec<Path>> = LazyLock::new(|| parsed(&["result.content"]));
+
+/// Tokens of the protocol, which clients send back as they are: they look random, and masked they are worth nothing.
+static OPAQUE: LazyLock<Vec<Path>> = LazyLock::new(|| parsed(OPAQUE_PATHS));
+
+fn parsed(texts: &[&str]) -> Vec<Path> {
+    texts.iter().filter_map(|text| Path::parse(text).ok()).collect()
+}
+
+const OPAQUE_PATHS: &[&str] = &[
+    "params.elicitationId",
+    "params.progressToken",
+    "params.requestId",
+    "params.taskId",
+    "result._meta.progressToken",
+    "result.nextCursor",
+    "result.requestState",
+    "result.task.taskId",
+    "result.taskId",
+];
 
 const ENVELOPE_PATHS: &[&str] = &[
     "error.code",

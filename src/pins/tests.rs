@@ -189,6 +189,18 @@ async fn nothing_may_be_called_before_pins_were_read_nor_long_after() {
     assert_eq!(may_be_called(&rig.board, "off", "a"), Some(true));
 }
 
+#[tokio::test]
+async fn what_was_compiled_is_kept_when_another_tool_changes() {
+    let store = FolderStore::new(None);
+    let (rig, other) = (self::rig(store.clone()), self::rig(store));
+    rig.list("one", &[("a", "1"), ("b", "1")]).await.unwrap();
+    let before = Arc::clone(rig.board.look("one").await.unwrap().approved("a").unwrap());
+    other.list("one", &[("b", "2")]).await.unwrap();
+    let view = rig.board.look("one").await.unwrap();
+    assert!(view.pins().get("b").unwrap().pending.is_some(), "it is another state");
+    assert!(Arc::ptr_eq(view.approved("a").unwrap(), &before));
+}
+
 /// Two replicas see the first list at the same time, and it is not the same list.
 async fn two_replicas_agree(one: Rig<impl Store>, other: Rig<impl Store>) {
     for round in 0..20 {

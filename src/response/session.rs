@@ -107,10 +107,12 @@ impl Session {
         let ticket = match read {
             Ok(ticket) => self.ticket.insert(ticket),
             Err(error) => {
-                tracing::warn!(
-                    %error,
-                    "A response was withheld because its ticket is not ours. Who reaches the gRPC listener, and do all replicas use one store?"
-                );
+                if self.responses.may_warn() {
+                    tracing::warn!(
+                        %error,
+                        "A response was withheld because its ticket is not ours. Who reaches the gRPC listener, and do all replicas use one store?"
+                    );
+                }
                 return self.withhold(WithheldReason::Ticket);
             }
         };
@@ -202,7 +204,9 @@ impl Session {
             let book = match tokio::time::timeout(self.settings.patience, recording).await {
                 Ok(Ok(book)) => Some(book),
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "Definitions of tools cannot be recorded; the list is withheld.");
+                    if self.responses.may_warn() {
+                        tracing::warn!(%error, "Definitions of tools cannot be recorded; lists are withheld.");
+                    }
                     None
                 }
                 Err(_) => None,

@@ -137,6 +137,7 @@ impl Loader {
         if let Some(servers) = &servers {
             self.check_policies(&servers.policies, &policies);
             self.check_servers(&grants.servers, servers);
+            self.warn_of_missing_pins(servers, &policies);
         }
         self.check_policies(&grants.policies, &policies);
         let bindings = match &servers {
@@ -405,6 +406,20 @@ impl Loader {
                 let defect = reference.site.defect(format!("the secret file {error}"));
                 self.defects.push(defect.with_hint(format!("the path starts at {}", folder.display())));
                 None
+            }
+        }
+    }
+
+    /// Warns of policies that ask for schemas at servers that have none pinned.
+    fn warn_of_missing_pins(&mut self, servers: &ServersFile, policies: &Policies) {
+        let all = servers.registry.servers().iter().filter(|server| server.policy().is_some());
+        for (server, reference) in all.zip(&servers.policies).filter(|(server, _)| server.tools().is_none()) {
+            let policy = policies.compiled.get(&reference.name);
+            if policy.is_some_and(|policy| policy.needs_schemas()) {
+                let message =
+                    format!("the policy has `schema_from`, and the tools of {} are not pinned", quoted(server.name()));
+                let hint = "calls that need a schema will be denied: add `tools: {trust: first_use}`";
+                self.warnings.push(reference.site.defect(message).with_hint(hint));
             }
         }
     }

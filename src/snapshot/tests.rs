@@ -335,3 +335,13 @@ fn no_load_mixes_two_versions_of_a_volume() {
     });
     assert!(Snapshot::load(&paths).is_ok());
 }
+
+#[test]
+fn a_policy_that_asks_for_schemas_where_none_are_pinned_is_a_warning() {
+    let documents = Documents::new();
+    documents.write("policies/p.yaml", "{version: \"2\", default: deny, tools: {t: {schema_from: server}}}");
+    let warnings = documents.warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("the policy has `schema_from`, and the tools of `a` are not pinned"), "{warnings:?}");
+    assert!(warnings[0].contains("servers.yaml:2: /servers/a/policy"), "{warnings:?}");
+}

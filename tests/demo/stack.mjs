@@ -106,16 +106,15 @@ export function writeSettings({ name = 'mcp-authz', audit = paths.audit, more = 
 export function writeEnvoyConfiguration(sockets, upstreamPort) {
   const endpoint = path => `{endpoint: {address: {pipe: {path: ${path}}}}}`;
   const one = endpoint('/run/mcp-authz/authz.sock');
-  const replicas = sockets.length < 2 ? [] : [
-    // A replica that is gone is left out after two failures, and asked again when it answers its health check.
-    ['    load_assignment:\n      cluster_name: mcp_authz\n', `    outlier_detection:
+  // A replica that is gone is left out after two failures, and asked again when it answers its health check.
+  const leftOut = cluster => [`    load_assignment:\n      cluster_name: ${cluster}\n`, `    outlier_detection:
       {split_external_local_origin_errors: true, consecutive_local_origin_failure: 2, base_ejection_time: 1s, max_ejection_percent: 50}
     health_checks:
     - {timeout: 0.5s, interval: 0.5s, no_traffic_interval: 0.5s, unhealthy_threshold: 1, healthy_threshold: 1, grpc_health_check: {}}
     load_assignment:
-      cluster_name: mcp_authz
-`],
-  ];
+      cluster_name: ${cluster}
+`];
+  const replicas = sockets.length < 2 ? [] : ['mcp_authz', 'mcp_authz_responses'].map(leftOut);
   const text = deployed('envoy.yaml', [
     ['port_value: 10000', 'port_value: 0'],
     ['port_value: 9901', 'port_value: 0'],

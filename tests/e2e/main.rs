@@ -32,6 +32,8 @@ mod processor;
 #[cfg(test)]
 mod response;
 #[cfg(test)]
+mod response_facts;
+#[cfg(test)]
 mod sdk;
 #[cfg(test)]
 mod settle;

@@ -48,10 +48,8 @@ async fn start(config: &str) -> Rig {
 }
 
 fn text(fields: &HashMap<String, Value>, name: &str) -> Option<String> {
-    match fields.get(name)?.kind.clone()? {
-        Kind::StringValue(text) => Some(text),
-        _ => None,
-    }
+    let Kind::StringValue(text) = fields.get(name)?.kind.clone()? else { return None };
+    Some(text)
 }
 
 impl Rig {

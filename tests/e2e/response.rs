@@ -178,7 +178,7 @@ async fn what_is_cut_in_the_middle_is_never_sent_unfiltered() {
     })
     .await;
     stack.authz.process.signal("KILL").await;
-    let (seen, whole) = client.to_end().await;
+    let (seen, whole) = client.read_to_end().await;
     assert!(!whole && !seen.contains("\"tools\""), "{seen}");
     // Begun while nobody is there: not sent at all.
     let response = stack.send(&list("hiding")).await;
@@ -270,7 +270,7 @@ async fn what_ends_by_trailers_is_sent_or_cut_but_never_unfiltered() {
     asked.write(head).await;
     asked.chunk(LIST).await;
     asked.write("0\r\nx-end: yes\r\n\r\n").await;
-    let (seen, _) = client.to_end().await;
+    let (seen, _) = client.read_to_end().await;
     assert!(!seen.contains("secret_tool"), "{seen}");
 }
 
@@ -293,7 +293,7 @@ async fn hundreds_of_idle_streams_leave_decisions_alone() {
     assert!(stack.authz.admin("/metrics").await.text().lines().any(|line| line == gauge));
     let mut slowest = std::time::Duration::ZERO;
     for _ in 0..50 {
-        let began = std::time::Instant::now();
+        let began = tokio::time::Instant::now();
         let (response, ()) = tokio::join!(send(&stack, call("open")), async {
             hand.next().await.answer("200 OK", "content-type: application/json\r\nconnection: close\r\n", RESULT).await;
         });
@@ -328,7 +328,7 @@ async fn a_stop_cuts_streams_and_lets_nothing_pass() {
     stack.authz.process.signal("TERM").await;
     assert!(stack.authz.process.ended().await.success());
     asked.chunk(format!("data: {LIST}\n\n")).await;
-    let (seen, whole) = client.to_end().await;
+    let (seen, whole) = client.read_to_end().await;
     assert!(!whole && !seen.contains("\"tools\""), "{seen}");
     assert!(!stack.authz.process.output().contains("Some calls were cut off"), "within the time");
 }

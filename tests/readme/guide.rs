@@ -262,7 +262,8 @@ fn assert_pages(said: &str) {
     let documented: Vec<String> =
         super::table("Admin port", "page").iter().map(|row| super::spans(&row[0])[0].to_owned()).collect();
     assert_eq!(documented, pages.split(' ').collect::<Vec<_>>());
-    assert!(README.contains("All pages are read-only but `/quota/reset` and `/quota/accept-loss`."));
+    let acts = "All pages are read-only but `/quota/reset`, `/quota/accept-loss`, `/pins/approve`, `/pins/forget` and `/pins/reset`.";
+    assert!(README.contains(acts));
 }
 
 /// Of the settings that were changed, a reload took over those that the README names.
@@ -270,7 +271,7 @@ fn assert_live_settings(before: &str, after: &str) {
     let settings = |page: &str| serde_json::from_str::<Value>(page).unwrap()["settings"].clone();
     let (before, after) = (settings(before), settings(after));
     let mut taken = Vec::new();
-    for section in ["limits", "timeouts", "envoy"] {
+    for section in ["limits", "timeouts", "envoy", "response"] {
         for (key, value) in after[section].as_object().unwrap() {
             if before[section][key] != *value {
                 taken.push(format!("{section}.{key}"));

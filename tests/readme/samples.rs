@@ -9,12 +9,13 @@ use mcp_authz_core::{
     document::Format,
     json::{Document, Limits},
     ledger::{CounterId, Line, Span},
-    mask::{Action, Findings, Hit},
+    mask::{Action, Findings, Hit, Judged, MaskKey},
     policy::{Call, Policy, Source},
     principal::Principal,
     quota::Mode,
     response::{Came, Kind, Report, Withheld},
     settle::{Facts, Fate},
+    splice::Splices,
 };
 use serde_json::Value;
 
@@ -162,10 +163,16 @@ fn the_transcript_is_what_the_demo_says() {
     let policy = Policy::compile(&source).unwrap().policy;
     let who = Principal::of_grant("demo-agent");
     let mut decision = None;
-    let mut seen = (0, 0);
+    let mut said = None;
+    let mut seen = (0, 0, 0);
     for line in block("text transcript").lines() {
         let line = line.trim();
-        if let Some(call) = line.strip_prefix("agent ") {
+        if let Some(text) = line.strip_prefix("server says ") {
+            said = Some(masked(&policy, text));
+        } else if let Some(text) = line.strip_prefix("agent gets") {
+            assert_eq!(Some(text.trim()), said.take().as_deref());
+            seen.2 += 1;
+        } else if let Some(call) = line.strip_prefix("agent ") {
             let (tool, arguments) = call.trim().split_once(' ').unwrap();
             let document = Document::parse(arguments.as_bytes(), Limits::default()).unwrap();
             decision = Some(policy.decide(&who, &Call::of(tool, Some(document.root()))));
@@ -183,7 +190,21 @@ fn the_transcript_is_what_the_demo_says() {
             assert_eq!((record["reason"].as_str(), record["rule"].as_str()), (Some(reason), Some(rule)));
         }
     }
-    assert_eq!(seen, (3, 2));
+    assert_eq!(seen, (3, 2, 1));
+}
+
+/// What the policy of the demo leaves of a customer's text.
+fn masked(policy: &Policy, text: &str) -> String {
+    let message =
+        serde_json::json!({"jsonrpc": "2.0", "id": 1, "result": {"content": [{"type": "text", "text": text}]}});
+    let message = message.to_string();
+    let document = Document::parse(message.as_bytes(), Limits::default()).unwrap();
+    let (mut splices, mut findings) = (Splices::default(), Findings::default());
+    let key = MaskKey(std::sync::Arc::new([0; 32]));
+    let judged = policy.results(Some("get_customer")).judge(&document, &key, &mut splices, &mut findings);
+    assert_eq!(judged, Judged::Pass);
+    let left: Value = serde_json::from_str(&splices.apply(&message).unwrap()).unwrap();
+    left["result"]["content"][0]["text"].as_str().unwrap().to_owned()
 }
 
 #[test]

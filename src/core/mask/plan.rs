@@ -24,11 +24,26 @@ pub(super) struct Plan<'p> {
     general: Vec<u16>,
 }
 
+/// Places in messages that mean something to the protocol.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known<'p> {
+    /// What `reveal` never takes away.
+    pub(super) envelope: &'p [Path],
+    /// Tokens that are never masked.
+    pub(super) opaque: &'p [Path],
+    /// Where servers write what `structuredContent` holds once more.
+    pub(super) content: &'p [Path],
+}
+
 /// What happens where a path ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
+    /// `result.content` starts here.
+    Content,
     /// The field is known to that list of `report_new_fields`.
     Known(u16),
+    /// A token of the protocol: clients send it back as it is.
+    Opaque,
     /// The rule applies from here on.
     Rule(u16),
     /// That list of `reveal` shows the value.
@@ -52,11 +67,23 @@ pub(super) struct Here {
     pub(super) detectors: Detectors,
     /// Whether patterns look at the value.
     pub(super) patterns: bool,
+    /// Whether it is inside of `result.content`.
+    pub(super) content: bool,
     /// Whether the value is gone already: only what blocks is still looked for.
     pub(super) muted: bool,
 }
 
 impl Here {
+    /// Whether no path ends at or below this value.
+    pub(super) fn leads_nowhere(&self) -> bool {
+        self.tracks.is_empty()
+    }
+
+    /// The place of the name of a member.
+    pub(super) fn of_name(&self) -> Self {
+        Self { content: false, ..self.clone() }
+    }
+
     /// The same place in a value that is gone already.
     pub(super) fn gone(&self) -> Self {
         Self { muted: true, ..self.clone() }
@@ -64,7 +91,7 @@ impl Here {
 }
 
 impl<'p> Plan<'p> {
-    pub(super) fn of(sets: &[&'p RuleSet], envelope: &'p [Path]) -> Self {
+    pub(super) fn of(sets: &[&'p RuleSet], known: &Known<'p>) -> Self {
         let mut plan = Plan::default();
         for set in sets {
             plan.rules.extend(set.rules.iter().map(|rule| &**rule));
@@ -95,14 +122,18 @@ impl<'p> Plan<'p> {
             targets.extend(rule.paths.iter().map(|path| (path, Target::Rule(narrow(index)))));
         }
         for (index, list) in plan.reveals.iter().enumerate() {
-            targets.extend(list.paths.iter().chain(envelope).map(|path| (path, Target::Shown(narrow(index)))));
+            targets.extend(list.paths.iter().chain(known.envelope).map(|path| (path, Target::Shown(narrow(index)))));
         }
         for (index, list) in plan.new_fields.iter().enumerate() {
             let named = plan.rules.iter().flat_map(|rule| &*rule.paths);
             let judged = plan.conditions.iter().flat_map(|rule| &*rule.all).flat_map(|condition| &*condition.paths);
-            let known = list.paths.iter().chain(named).chain(judged).chain(envelope);
-            targets.extend(known.map(|path| (path, Target::Known(narrow(index)))));
+            let all = list.paths.iter().chain(named).chain(judged).chain(known.envelope);
+            targets.extend(all.map(|path| (path, Target::Known(narrow(index)))));
         }
+        if plan.rules.iter().any(|rule| matches!(rule.what, What::Value)) {
+            targets.extend(known.content.iter().map(|path| (path, Target::Content)));
+        }
+        targets.extend(known.opaque.iter().map(|path| (path, Target::Opaque)));
         plan.targets = targets;
         plan
     }
@@ -144,6 +175,8 @@ impl<'p> Plan<'p> {
                 continue;
             }
             match *wanted {
+                Target::Content => next.content = true,
+                Target::Opaque => next.muted = true,
                 Target::Known(list) => next.known.push(list),
                 Target::Rule(rule) => {
                     next.ends.push(rule);

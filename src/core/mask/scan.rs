@@ -122,6 +122,8 @@ pub(crate) fn scan(text: &str, name: &str, wanted: Detectors, count_max: usize, 
 
 /// What stands at one stop, with the detector that found it.
 type Hit = Option<(Detector, Range<usize>)>;
+/// Verifies what may stand at a position.
+type Find = fn(&Text<'_>, usize) -> Option<Range<usize>>;
 
 /// Looks around one stop; gives the place where the pass goes on. The conditions are what is cheap to ask; the rest is asked where
 /// they hold.
@@ -129,7 +131,7 @@ fn stop(text: &Text<'_>, at: usize, wanted: Detectors, link_end: &mut usize, out
     let next = at.saturating_add(1);
     let (byte, before, after) = (text.at(at), text.before(at, 1), text.at(next));
     let run_end = if byte.is_ascii_digit() { text.run(next, usize::MAX, |b| b.is_ascii_digit()) } else { next };
-    let one = |detector: Detector, find: fn(&Text<'_>, usize) -> Option<Range<usize>>| -> Hit {
+    let one = |detector: Detector, find: Find| -> Hit {
         if wanted.has(detector) { find(text, at).map(|range| (detector, range)) } else { None }
     };
     let hit = match byte {
@@ -170,12 +172,7 @@ fn stop(text: &Text<'_>, at: usize, wanted: Detectors, link_end: &mut usize, out
 }
 
 /// What a run of digits may be the start of, by its length and its neighbors.
-fn digits(
-    text: &Text<'_>,
-    at: usize,
-    end: usize,
-    one: &dyn Fn(Detector, fn(&Text<'_>, usize) -> Option<Range<usize>>) -> Hit,
-) -> Hit {
+fn digits(text: &Text<'_>, at: usize, end: usize, one: &dyn Fn(Detector, Find) -> Hit) -> Hit {
     let (before, after) = (text.before(at, 1), text.at(end));
     let separated = matches!(after, b'-' | b' ' | b'.') && text.at(end.saturating_add(1)).is_ascii_digit();
     let length = end.saturating_sub(at);

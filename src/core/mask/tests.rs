@@ -119,6 +119,20 @@ fn structured_content_and_its_copy_are_masked_alike() {
 }
 
 #[test]
+fn masked_values_are_found_in_the_text_of_content() {
+    let rules = "mask: [{path: result.structuredContent.result.*.name, name: person}, {path: 'result.structuredContent.total'}]";
+    let message = r#"{"result":{"structuredContent":{"result":{"a":{"name":"Jo Smith"},"b":{"name":"Al"}},"total":1250,"owner":"Jo Smith"},"content":[{"type":"text","text":"Jo\u0020Smith (not Jo Smithson) owes 1250 or 12500; Al nothing"},{"type":"text","text":"{\"n\":1250}"}]}}"#;
+    let expected = r#"{"result":{"structuredContent":{"result":{"a":{"name":"[person]"},"b":{"name":"[person]"}},"total":0,"owner":"Jo Smith"},"content":[{"type":"text","text":"[person] (not Jo Smithson) owes [masked] or 12500; Al nothing"},{"type":"text","text":"{\"n\":0}"}]}}"#;
+    assert_eq!(passed(rules, message), expected);
+    let many = |count: usize| {
+        let values: Vec<String> = (0..count).map(|n| format!("{:06}", n + 100_000)).collect();
+        let message = format!(r#"{{"result":{{"structuredContent":{{"a":[{}]}},"content":[]}}}}"#, values.join(","));
+        judge(policy("mask: [{path: result.structuredContent.a}]").messages(), &message).0
+    };
+    assert!(many(ECHOES_MAX).is_ok() && many(ECHOES_MAX + 1).is_err());
+}
+
+#[test]
 fn numbers_are_judged() {
     let rules = "mask: [{detect: payment_card}, {pattern: '^77[0-9]$'}]";
     let message = r#"{"result":{"a":4111111111111111,"b":4111111111111112,"c":4.111111111111111e15,"d":771,"e":7712}}"#;
@@ -192,8 +206,17 @@ fn reveal_shows_nothing_else() {
 }
 
 #[test]
+fn tokens_of_the_protocol_stay_and_may_block() {
+    let message =
+        r#"{"result":{"requestState":"kB7xQ2mZ9tR4vL1wN8pY a@b.cd","x":{"requestState":"kB7xQ2mZ9tR4vL1wN8pY"}}}"#;
+    let expected = r#"{"result":{"requestState":"kB7xQ2mZ9tR4vL1wN8pY a@b.cd","x":{"requestState":"[high_entropy]"}}}"#;
+    assert_eq!(passed("mask: [{detect: [email, high_entropy]}]", message), expected);
+    withheld("block_if: [{detect: email}]", message);
+}
+
+#[test]
 fn envelope_paths_are_paths() {
-    assert_eq!(ENVELOPE.len(), ENVELOPE_PATHS.len());
+    assert_eq!((ENVELOPE.len(), OPAQUE.len()), (ENVELOPE_PATHS.len(), OPAQUE_PATHS.len()));
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl<'p> Walk<'p, '_> {
             return Err(super::too_long());
         }
         let detectors = if spot.is_bytes { here.detectors.without(Detector::HighEntropy) } else { here.detectors };
-        if detectors.is_empty() && !here.patterns && self.plan.hidden.is_none() {
+        if detectors.is_empty() && !here.patterns && self.plan.hidden.is_none() && !self.looks_for_echoes(here) {
             return Ok(Vec::new());
         }
         let folded = fold(text);
@@ -60,6 +60,9 @@ impl<'p> Walk<'p, '_> {
         self.detected(text, folded.as_ref(), (here, spot.name, detectors), &mut hits)?;
         if here.patterns {
             self.matched(text, folded.as_ref(), here, &mut hits)?;
+        }
+        if self.looks_for_echoes(here) {
+            self.echoed(text, folded.as_ref(), &mut hits)?;
         }
         if here.muted || hits.is_empty() {
             return Ok(Vec::new());
@@ -174,6 +177,24 @@ impl<'p> Walk<'p, '_> {
             }
         }
         Ok(())
+    }
+
+    /// Values that a path masks elsewhere in the message.
+    fn echoed(&mut self, text: &str, folded: Option<&Folded>, hits: &mut Vec<Hit<'p>>) -> Result<(), Arc<str>> {
+        let Some(echoes) = self.echoes.take() else { return Ok(()) };
+        let (plan, shown) = (self.plan, folded.map_or(text, |folded| &folded.text));
+        let mut outcome = Ok(());
+        for (range, index) in echoes.find(shown) {
+            let Some(rule) = plan.rules.get(index) else { continue };
+            outcome = self.spend();
+            if outcome.is_err() {
+                break;
+            }
+            let range = folded.map_or_else(|| range.clone(), |folded| folded.source(&range));
+            hits.push(Hit { range, by: By::Rule(index, rule, None) });
+        }
+        self.echoes = Some(echoes);
+        outcome
     }
 
     /// Hits that overlap become one: the widest decides what stands there, of equals the one that starts first, then the rule

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
+use super::echo::Echoes;
 use super::path::Step;
 use super::plan::{Here, Plan};
 use super::rule::{PathList, Then, What};
@@ -35,6 +36,8 @@ pub(super) struct Walk<'p, 'w> {
     pub(super) key: &'w MaskKey,
     /// Room for what one text holds, kept between texts.
     pub(super) found: Vec<Found>,
+    /// Values that paths mask, to be looked for in `content`.
+    pub(super) echoes: Option<Echoes>,
     counts: Vec<Hit>,
     hits: usize,
     blocked: Option<Hit>,
@@ -50,6 +53,7 @@ impl<'p, 'w> Walk<'p, 'w> {
             plan,
             key,
             found: Vec::new(),
+            echoes: None,
             counts: Vec::new(),
             hits: 0,
             blocked: None,
@@ -68,6 +72,7 @@ impl<'p, 'w> Walk<'p, 'w> {
             return Err(super::unreadable());
         }
         self.conditions(root)?;
+        self.echoes = Echoes::of(self.plan, root).map_err(|()| super::too_many())?;
         let (start, mut edits) = (self.plan.root(), Vec::new());
         for (key, value) in root.members().filter(|(key, _)| !matches!(&**key, "jsonrpc" | "id" | "method")) {
             self.member(&key, value, &start, (root, 0), &mut edits)?;
@@ -93,7 +98,8 @@ impl<'p, 'w> Walk<'p, 'w> {
                 None => findings.hits.push(hit),
             }
         }
-        for field in self.new_fields {
+        let fields = if is_blocked { Vec::new() } else { self.new_fields };
+        for field in fields {
             if findings.new_fields.len() < NEW_FIELDS_MAX && !findings.new_fields.contains(&field) {
                 findings.new_fields.push(field);
             }
@@ -187,6 +193,7 @@ impl<'p, 'w> Walk<'p, 'w> {
         if key.len() < 24 && key.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_') && !here.patterns {
             return Ok(());
         }
+        let here = &here.of_name();
         if here.muted {
             return self.plain(key, here, Spot { name: "", is_bytes: false }).map(drop);
         }
@@ -199,6 +206,11 @@ impl<'p, 'w> Walk<'p, 'w> {
         let rule = self.counts.iter().find(|hit| !counts.contains(hit) && hit.action == Action::Mask);
         let rule = rule.map(|hit| Arc::clone(&hit.rule)).unwrap_or_default();
         Err(self.block(&rule, &super::in_a_name(&rule)))
+    }
+
+    /// Whether values that paths mask are looked for here.
+    pub(super) fn looks_for_echoes(&self, here: &Here) -> bool {
+        here.content && self.echoes.is_some()
     }
 
     /// Masks the whole value if a path ends here; says whether it did.
@@ -246,7 +258,7 @@ impl<'p, 'w> Walk<'p, 'w> {
         let raw = value.raw();
         let concealed = self.is_concealed(here);
         let mut is_found = false;
-        if raw.len() >= CHARS_MIN || here.patterns {
+        if raw.len() >= CHARS_MIN || here.patterns || self.looks_for_echoes(here) {
             let spelled = super::source::integer(raw);
             is_found = !self.plain(&spelled, here, spot)?.is_empty();
             if !is_found && spelled != raw {

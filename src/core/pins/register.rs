@@ -190,6 +190,20 @@ impl Pins {
         Ok(all.len())
     }
 
+    /// Takes over definitions that are the same as before, with what was compiled of them.
+    #[must_use]
+    pub fn sharing(mut self, before: &Self) -> Self {
+        for (name, pin) in &mut self.tools {
+            let Some(old) = before.tools.get(name) else { continue };
+            for (new, old) in [(&mut pin.approved, &old.approved), (&mut pin.pending, &old.pending)] {
+                if new.is_some() && new == old {
+                    new.clone_from(old);
+                }
+            }
+        }
+        self
+    }
+
     /// Forgets a tool; if it is listed again it is new. Whether it was known.
     pub fn forget(&mut self, name: &str) -> bool {
         self.tools.remove(name).is_some()

@@ -180,6 +180,13 @@ fn a_misspelled_key_anywhere_is_a_defect() {
         )),
         suite(&format!(r#""sequences":[{{"id":"q","step":[{good}]}}]"#)),
         suite(r#""tools_list":[{"id":"l","upstream_tools":["t"]}]"#),
+        suite(r#""results":[{"id":"r","expect":{"result":{}}}]"#),
+        suite(r#""results":[{"id":"r","result":{},"message":{},"expect":{"result":{}}}]"#),
+        suite(r#""results":[{"id":"r","result":{},"expect":{}}]"#),
+        suite(r#""results":[{"id":"r","result":{},"expect":{"result":{},"withheld":true}}]"#),
+        suite(r#""results":[{"id":"r","result":{},"expect":{"withheld":false}}]"#),
+        suite(r#""results":[{"id":"r","result":{},"expect":{"result":{},"hits":{"/mask/0":0}}}]"#),
+        suite(r#""results":[{"id":"r","result":{},"expect":{"result":{}},"tol":"t"}]"#),
         r#"{"format":"mcp-policy-cases/1","invalid_policies":[{"id":"i"}]}"#.to_owned(),
     ] {
         assert!(run_text(&text).is_err(), "{text}");
@@ -194,6 +201,34 @@ fn an_invalid_policy_that_loads_is_a_failure() {
         run_text(text).unwrap().failures[0].to_string(),
         "i: expected a policy that is refused, got one that loads"
     );
+}
+
+#[test]
+fn results_are_compared_as_json() {
+    let run = |expect: &str| {
+        let text = format!(
+            r#"{{"format":"mcp-policy-cases/1","suites":[{{"suite":"s","policy":{{"version":"2","default":"allow",
+            "mask":[{{"detect":"email"}}],"block_if":[{{"detect":"us_ssn","on_block":"No."}}]}},
+            "results":[{{"id":"r","result":{{"a":"a@b.cd","n":1}},"expect":{expect}}}]}}]}}"#
+        );
+        run_text(&text).unwrap()
+    };
+    for met in [
+        r#"{"result":{"n":1,"a":"[email]"}}"#,
+        r#"{"result":{"a":"[email]","n":1},"hits":{"/mask/0":1},"new_fields":[]}"#,
+    ] {
+        assert_eq!(run(met), Results { passed: 1, failures: vec![] }, "{met}");
+    }
+    for unmet in [
+        r#"{"result":{"a":"[email]"}}"#,
+        r#"{"result":{"a":"[email]","n":1,"m":1}}"#,
+        r#"{"result":{"a":"[email]","n":1},"hits":{}}"#,
+        r#"{"result":{"a":"[email]","n":1},"new_fields":["result.a"]}"#,
+        r#"{"withheld":true}"#,
+        r#"{"withheld":"No."}"#,
+    ] {
+        assert_eq!((run(unmet).passed, run(unmet).failures.len()), (0, 1), "{unmet}");
+    }
 }
 
 #[test]

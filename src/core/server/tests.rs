@@ -386,3 +386,30 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn pins_are_off_unless_a_server_says_otherwise() {
+    use crate::pins::{OnChange, Rules, Trust};
+    let tools = |tools: &str| {
+        let file = read(&format!("servers:\n  s: {{{CREDENTIAL}{tools}}}\n"));
+        assert_eq!(file.defects, [], "{tools}");
+        (file.registry.by_name("s").unwrap().tools(), file.warnings.len())
+    };
+    let rules = |trust, on_change| (Some(Rules { trust, on_change }), 0);
+    assert_eq!(tools(""), (None, 0));
+    assert_eq!(tools(", tools: {trust: off}"), (None, 0));
+    assert_eq!(tools(", tools: {trust: off, on_change: hide}"), (None, 1), "it has no effect");
+    assert_eq!(tools(", tools: {trust: first_use}"), rules(Trust::FirstUse, OnChange::Hide));
+    assert_eq!(tools(", tools: {trust: pinned, on_change: report}"), rules(Trust::Pinned, OnChange::Report));
+    for bad in [
+        "{}",
+        "{trust: yes}",
+        "{trust: first_use, on_change: warn}",
+        "{on_change: hide}",
+        "first_use",
+        "{trust: pinned, x: 1}",
+    ] {
+        let file = read(&format!("servers:\n  s: {{{CREDENTIAL}, tools: {bad}}}\n"));
+        assert!(!file.defects.is_empty(), "{bad}");
+    }
+}

@@ -24,16 +24,17 @@ use tonic_health::server::HealthService;
 
 use super::grpc::{Reply, read_message, reply, respond};
 use super::messages::Messages;
-use super::process::{Stream, Streams};
+use super::process::{Stream, Streams, Traffic};
 use super::{Answered, CallMeta, Check, Event, Observer, Settings};
 use crate::envoy::wire::log::{LOG_PATH, LogEntries, LogEntry, LogMessage, LogReply};
 use crate::envoy::wire::process::PROCESS_PATH;
 use crate::envoy::wire::{CHECK_PATH, CheckRequest};
 
-/// Dispatches the calls of all connections.
+/// Dispatches the calls of all connections; a clone for each.
 pub(super) struct Calls<C> {
     inner: Arc<Inner<C>>,
     others: Routes,
+    traffic: Arc<Traffic>,
 }
 
 struct Inner<C> {
@@ -49,7 +50,8 @@ struct Inner<C> {
 
 impl<C> Clone for Calls<C> {
     fn clone(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner), others: self.others.clone() }
+        let (inner, others) = (Arc::clone(&self.inner), self.others.clone());
+        Self { inner, others, traffic: Arc::clone(&self.traffic) }
     }
 }
 
@@ -62,7 +64,13 @@ impl<C: Check> Calls<C> {
         draining: watch::Receiver<bool>,
     ) -> Self {
         let others = Routes::new(HealthServer::new(health)).prepare();
-        Self { inner: Arc::new(Inner::new(check, settings, observer, draining)), others }
+        Self { inner: Arc::new(Inner::new(check, settings, observer, draining)), others, traffic: Arc::default() }
+    }
+
+    /// The calls of another connection, and what is known of them.
+    pub(super) fn of_connection(&self) -> (Self, Arc<Traffic>) {
+        let traffic = Arc::default();
+        (Self { traffic: Arc::clone(&traffic), ..self.clone() }, traffic)
     }
 }
 
@@ -77,6 +85,7 @@ impl<C: Check> hyper::service::Service<http::Request<Incoming>> for Calls<C> {
         let received = Instant::now();
         if request.uri().path() == CHECK_PATH {
             let inner = Arc::clone(&self.inner);
+            self.traffic.check();
             let timeout = grpc_timeout(request.headers());
             let body = request.into_body();
             Box::pin(async move { Ok(inner.call(body, CallMeta { received, grpc_timeout: timeout }).await) })
@@ -88,7 +97,11 @@ impl<C: Check> hyper::service::Service<http::Request<Incoming>> for Calls<C> {
             let inner = Arc::clone(&self.inner);
             let body = request.into_body();
             // The head of the answer leaves at once; the work goes on as its body is read.
-            let work = move |sender| async move { inner.streams.run(&inner.check, body, sender).await };
+            let open = self.traffic.response();
+            let work = move |sender| async move {
+                let _open = open;
+                inner.streams.run(&inner.check, body, sender).await
+            };
             Box::pin(async move { Ok(respond(Reply::Stream(Stream::new(work)))) })
         } else {
             let answer = self.others.clone().call(request);

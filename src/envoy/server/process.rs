@@ -6,6 +6,7 @@
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame};
 use prost::Message as _;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep};
 use tonic::Status;
 
 use super::call::unwind;
@@ -33,13 +35,17 @@ pub(super) struct Streams {
     draining: watch::Receiver<bool>,
 }
 
+/// Long enough for most responses; what then still runs must not use up the time that Checks have to end.
+pub(super) fn patience(settings: &Settings) -> Duration {
+    settings.drain.checked_div(2).unwrap_or_default()
+}
+
 impl Streams {
     pub(super) fn new(settings: &Settings, observer: Observer, draining: watch::Receiver<bool>) -> Self {
         Self {
             message_bytes_max: settings.process_message_bytes_max,
             places: Semaphore::new(settings.process_streams_max.min(Semaphore::MAX_PERMITS)),
-            // Long enough for most responses; what then still runs must not use up the time that Checks have to end.
-            patience: settings.drain.checked_div(2).unwrap_or_default(),
+            patience: patience(settings),
             observer,
             draining,
         }
@@ -79,8 +85,59 @@ impl Streams {
     async fn is_over(&self) {
         let mut draining = self.draining.clone();
         if draining.wait_for(|draining| *draining).await.is_ok() {
-            tokio::time::sleep(self.patience).await;
+            sleep(self.patience).await;
         }
+    }
+}
+
+/// What one connection carries.
+///
+/// Calls that were let go may still run when we stop, and their responses are yet to come. So a connection that carries nothing
+/// else stays open for a while; one for Checks does not, because every Check that it takes is another call.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    has_checks: AtomicBool,
+    has_responses: AtomicBool,
+    open: AtomicUsize,
+}
+
+impl Traffic {
+    pub(super) fn check(&self) {
+        self.has_checks.store(true, Ordering::Relaxed);
+    }
+
+    /// Counts a response as open until the answer is dropped.
+    pub(super) fn response(self: &Arc<Self>) -> Open {
+        self.has_responses.store(true, Ordering::Relaxed);
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Open(Arc::clone(self))
+    }
+
+    /// Ready when the connection may end: at once, or once it has been without responses for a while, or after `patience`.
+    pub(super) async fn is_done(&self, patience: Duration) {
+        /// How long no response must come. Calls that take longer to answer are lost.
+        const QUIET: Duration = Duration::from_secs(1);
+        const STEP: Duration = Duration::from_millis(50);
+        if self.has_checks.load(Ordering::Relaxed) || !self.has_responses.load(Ordering::Relaxed) {
+            return;
+        }
+        let began = Instant::now();
+        let mut last = began;
+        while began.elapsed() < patience && last.elapsed() < QUIET {
+            sleep(STEP).await;
+            if self.open.load(Ordering::Relaxed) > 0 {
+                last = Instant::now();
+            }
+        }
+    }
+}
+
+/// A response that is open on a connection.
+pub(super) struct Open(Arc<Traffic>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -20,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tonic_health::server::HealthService;
 
 use super::call::Calls;
+use super::process::patience;
 use super::{Check, Drained, Event, Observer, Settings};
 use crate::envoy::tls::{Refusal, Tls};
 
@@ -71,6 +72,8 @@ pub(super) struct Shared<C> {
     handshake_timeout: Duration,
     observer: Observer,
     draining: watch::Receiver<bool>,
+    /// How long a connection that carries responses alone may stay open after draining has begun.
+    patience: Duration,
 }
 
 /// Responses above the limit are refused by an answer, so the transport has room for as many again.
@@ -101,7 +104,8 @@ impl<C: Check> Shared<C> {
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
         let calls = Calls::new(check, health, settings, Arc::clone(&observer), draining.clone());
-        Self { calls, http2, tls, handshake_timeout: settings.handshake_timeout, observer, draining }
+        let (handshake_timeout, patience) = (settings.handshake_timeout, patience(settings));
+        Self { calls, http2, tls, handshake_timeout, observer, draining, patience }
     }
 
     async fn serve(&self, connection: Connection) {
@@ -138,8 +142,14 @@ impl<C: Check> Shared<C> {
     async fn serve_http2(&self, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let begun = Arc::new(AtomicBool::new(false));
         let io = TokioIo::new(Watched { stream, missing: OPENING_BYTES, begun: Arc::clone(&begun) });
-        let mut connection = pin!(self.http2.serve_connection(io, self.calls.clone()));
+        let (calls, traffic) = self.calls.of_connection();
+        let mut connection = pin!(self.http2.serve_connection(io, calls));
         let mut draining = self.draining.clone();
+        let mut last_call = pin!(async {
+            if draining.wait_for(|draining| *draining).await.is_ok() {
+                traffic.is_done(self.patience).await;
+            }
+        });
         let mut patience = pin!(sleep(self.handshake_timeout));
         let (mut watching, mut stopping) = (true, false);
         loop {
@@ -151,7 +161,7 @@ impl<C: Check> Shared<C> {
                     }
                     return;
                 }
-                _ = draining.wait_for(|draining| *draining), if !stopping => {
+                () = last_call.as_mut(), if !stopping => {
                     stopping = true;
                     connection.as_mut().graceful_shutdown();
                 }

@@ -487,3 +487,26 @@ fn a_defect_of_a_pattern_is_one_line_without_control_characters() {
     assert_eq!(defects.len(), 1);
     assert!(!defects[0].to_string().chars().any(char::is_control), "{}", defects[0]);
 }
+
+#[test]
+fn schemas_of_servers_are_part_of_version_2() {
+    let told = |version: &str, body: &str| {
+        let text = format!(r#"{{"version":"{version}","default":"deny",{body}}}"#);
+        compile_text(&text, Format::Json).map(|compiled| compiled.policy)
+    };
+    let (all, one) = (r#""all_tools":{"schema_from":"server"}"#, r#""tools":{"t":{"schema_from":"server"},"u":{}}"#);
+    for body in [all, one] {
+        assert!(told("1", body).unwrap_err()[0].contains("write `version: \"2\"`"), "{body}");
+    }
+    assert!(told("2", r#""tools":{"t":{"schema_from":"file"}}"#).is_err());
+    let rule = |policy: &Policy, tool: &str| policy.schema_rule(tool).map(|rule| rule.pointer.to_string());
+    let policy = told("2", one).unwrap();
+    assert_eq!((rule(&policy, "t").as_deref(), rule(&policy, "u")), (Some("/tools/t/schema_from"), None));
+    assert!(policy.needs_schemas());
+    let policy = told("2", all).unwrap();
+    assert_eq!(rule(&policy, "any").as_deref(), Some("/all_tools/schema_from"));
+    assert!(policy.needs_schemas() && !told("2", r#""tools":{}"#).unwrap().needs_schemas());
+    // It is not nothing: such a policy does not allow everything.
+    let open = r#"{"version":"2","default":"allow","all_tools":{"schema_from":"server"}}"#;
+    assert_eq!(compile_text(open, Format::Json).unwrap().warnings, []);
+}

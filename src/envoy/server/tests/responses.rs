@@ -174,6 +174,26 @@ async fn idle_streams_do_not_hold_the_end_and_are_told_that_it_is_no_good_one() 
     assert!(began.elapsed() < Duration::from_secs(2), "it did not use up the time of Checks");
 }
 
+/// Calls that were let go before the stop get their responses after it.
+#[tokio::test]
+async fn a_connection_of_responses_alone_takes_more_of_them_for_a_while() {
+    let running = Running::tcp(Settings { drain: Duration::from_secs(20), ..settings() }).await;
+    let (responses, mut checks) = (running.channel().await, running.client().await);
+    assert_eq!(ask(&mut checks, "/mcp").await, Ok(0));
+    let mut response = Response::open(responses.clone()).await;
+    assert_eq!(response.ask("before").await, said("before"));
+    drop(response);
+    let began = Instant::now();
+    let stopping = tokio::spawn(running.stop());
+    // Once Checks are refused, draining has begun.
+    while timeout(Duration::from_secs(5), ask(&mut checks, "/mcp")).await == Ok(Ok(0)) {}
+    let mut response = Response::open(responses).await;
+    assert_eq!(response.ask("after").await, said("after"));
+    drop(response);
+    assert_eq!(stopping.await.unwrap(), Drained::Clean);
+    assert!(began.elapsed() < Duration::from_secs(8), "it ends once no more come, before its patience is over");
+}
+
 #[tokio::test]
 async fn checks_go_first_while_many_responses_flow() {
     let running = Running::tcp(Settings { workers: NonZeroUsize::MIN, ..settings() }).await;
