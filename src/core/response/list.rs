@@ -12,7 +12,7 @@ use crate::{
     mask::{Findings, Shown},
     mcp::{Method, refuse_twins, sound_name},
     number::Decimal,
-    pins::{Book, Observed, Sighting, Standing},
+    pins::{Observed, Sighting, Standing},
     splice::Splices,
 };
 
