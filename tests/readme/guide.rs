@@ -262,7 +262,7 @@ fn assert_pages(said: &str) {
     let documented: Vec<String> =
         super::table("Admin port", "page").iter().map(|row| super::spans(&row[0])[0].to_owned()).collect();
     assert_eq!(documented, pages.split(' ').collect::<Vec<_>>());
-    assert!(README.contains("All pages are read-only but `/quota/reset` and `/quota/accept-loss`."));
+    assert!(README.contains("All pages are read-only but `/quota/reset`, `/quota/accept-loss`, `/pins/approve`, `/pins/forget` and `/pins/reset`."));
 }
 
 /// Of the settings that were changed, a reload took over those that the README names.
