@@ -1,6 +1,6 @@
 //! Pins through the real binary: what waits is approved on the command line, and survives a killed process, whenever it comes.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test program: a panic is its way to say no")]
+#![expect(clippy::unwrap_used, reason = "a test program: a panic is its way to say no")]
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use std::{
     path::Path,
     process::{Child, Command, Output, Stdio},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use mcp_authz::pins::{
@@ -17,6 +17,7 @@ use mcp_authz::pins::{
     store::{Store as _, Version},
 };
 use mcp_authz_core::pins::{Bounds, Observed, Pins, Sighting, Trust};
+use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const TOKEN: &str = "0123456789abcdef";
@@ -106,7 +107,7 @@ async fn folder() -> tempfile::TempDir {
         known.note(&sighting, Trust::FirstUse, &Bounds::default(), 1);
     }
     let (nothing, data) = (Version::default(), Arc::from(known.encode()));
-    let until = tokio::time::Instant::now().checked_add(PATIENCE).unwrap();
+    let until = Instant::now().checked_add(PATIENCE).unwrap();
     let store = FolderStore::new(Some(&at("ledger")));
     assert!(store.write("s", &nothing, &nothing.next(0).unwrap(), &data, until).await.unwrap());
     folder
