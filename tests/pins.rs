@@ -19,6 +19,7 @@ use mcp_authz::pins::{
 use tokio::time::Instant;
 
 use mcp_authz_core::pins::{Bounds, Observed, Pins, Sighting, Trust};
+use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const TOKEN: &str = "0123456789abcdef";
@@ -108,7 +109,7 @@ async fn folder() -> tempfile::TempDir {
         known.note(&sighting, Trust::FirstUse, &Bounds::default(), 1);
     }
     let (nothing, data) = (Version::default(), Arc::from(known.encode()));
-    let until = tokio::time::Instant::now().checked_add(PATIENCE).unwrap();
+    let until = Instant::now().checked_add(PATIENCE).unwrap();
     let store = FolderStore::new(Some(&at("ledger")));
     assert!(store.write("s", &nothing, &nothing.next(0).unwrap(), &data, until).await.unwrap());
     folder

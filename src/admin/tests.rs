@@ -138,7 +138,7 @@ async fn pages_are_read_only_and_unknown_ones_name_those_there_are() {
             (status, &*body),
             (
                 404,
-                "no such page; there are /livez /readyz /metrics /config /policy /quota /quota/reset /quota/accept-loss\n"
+                "no such page; there are /livez /readyz /metrics /config /policy /quota /quota/reset /quota/accept-loss /pins /pins/diff /pins/approve /pins/forget /pins/reset\n"
             ),
             "{path}"
         );

@@ -230,7 +230,7 @@ impl Book {
     /// Whether a last page of a list is news to the book even if every tool on it is known: [`Sighting::is_last_page`] is
     /// then to be recorded.
     #[must_use]
-    pub fn lacks_last_page(&self) -> bool {
+    pub fn expects_last_page(&self) -> bool {
         !self.pins.is_sealed() && !self.pins.is_empty()
     }
 

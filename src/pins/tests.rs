@@ -120,7 +120,7 @@ impl<S: Store> Rig<S> {
             Standing::Approved | Hidden | Standing::Reported => None,
         });
         let sighting = Sighting { seen: records.collect(), is_last_page: true };
-        if sighting.seen.is_empty() && !view.lacks_last_page() {
+        if sighting.seen.is_empty() && !view.expects_last_page() {
             return Ok(judge(&view));
         }
         Ok(judge(&self.board.record(server, sighting).await?))

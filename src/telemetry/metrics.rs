@@ -782,6 +782,8 @@ mod tests {
             "mcp_authz_ledger_events counter",
             "mcp_authz_ledger_outages counter",
             "mcp_authz_lossy_bodies counter",
+            "mcp_authz_pin_events counter",
+            "mcp_authz_pins_pending gauge",
             "mcp_authz_quota_calls counter",
             "mcp_authz_quota_units counter",
             "mcp_authz_requests counter",

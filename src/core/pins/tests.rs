@@ -50,9 +50,9 @@ fn first_use_trusts_one_complete_list_and_nothing_after_it() {
     let mut book = book(FIRST);
     assert!(book.may_be_called("a"), "nothing was listed yet");
     assert_eq!(list(&mut book, &[("a", "1")], false), [Approved]);
-    assert!(book.lacks_last_page());
+    assert!(book.expects_last_page());
     assert_eq!(list(&mut book, &[("b", "1")], true), [Approved], "the second page");
-    assert!(!book.lacks_last_page());
+    assert!(!book.expects_last_page());
     assert_eq!(list(&mut book, &[("a", "1"), ("b", "1"), ("c", "1")], true), [Approved, Approved, Hidden]);
     assert!(book.may_be_called("a") && !book.may_be_called("c") && !book.may_be_called("never seen"));
 }
@@ -99,7 +99,7 @@ fn report_shows_and_counts() {
 fn an_empty_list_completes_nothing() {
     let mut book = book(FIRST);
     list(&mut book, &[], true);
-    assert!(!book.pins.is_sealed() && !book.lacks_last_page());
+    assert!(!book.pins.is_sealed() && !book.expects_last_page());
     assert_eq!(list(&mut book, &[("a", "1")], true), [Approved]);
 }
 

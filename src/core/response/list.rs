@@ -96,7 +96,7 @@ pub(super) fn filter(
             let fates = tools(job, elements, &mut sighting.seen, &mut cut);
             // What is no list of tools teaches nobody what the server's tools are.
             let is_new = !sighting.seen.is_empty()
-                || (is_last_page && job.pins.as_ref().is_some_and(|pins| pins.lacks_last_page()));
+                || (is_last_page && job.pins.as_ref().is_some_and(|pins| pins.expects_last_page()));
             if is_new && pass == Pass::First && is_asked(&job.asked, Method::ToolsList) {
                 cut.sighting = Some(sighting);
             }
