@@ -16,8 +16,6 @@ use mcp_authz::pins::{
     FolderStore,
     store::{Store as _, Version},
 };
-use tokio::time::Instant;
-
 use mcp_authz_core::pins::{Bounds, Observed, Pins, Sighting, Trust};
 use tokio::time::Instant;
 
