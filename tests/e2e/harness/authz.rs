@@ -168,6 +168,9 @@ fn write_config(dir: &Path, settings: &Settings, listener: &Authorizer, admin: S
         Authorizer::Unix(path) => format!("unix://{}", path.display()),
     };
     let mut config = format!("listen:\n  grpc: [\"{grpc}\"]\n  admin: \"{admin}\"\n{}", settings.config);
+    if !config.contains("\nenvoy:") {
+        config.push_str("\nenvoy: {response_phase: true}\n");
+    }
     if !config.contains("\nledger:") {
         config.push_str("\nledger: {embedded: {folder: ./counters}}\n");
     }
