@@ -183,6 +183,16 @@ impl Responses {
         }
     }
 
+    /// Counts a response that left although a decision asked to look at it.
+    pub fn unseen(&self) {
+        self.metrics.response_unseen();
+        if self.may_warn() {
+            tracing::error!(
+                "A response was sent to its client although the decision asked to look at it, and nobody did: nothing of it was hidden, masked or recorded. Does Envoy have the ext_proc filter of deploy/envoy.yaml, with `failure_mode_allow: false`, and with its namespaces forwarded and received?"
+            );
+        }
+    }
+
     /// Whether the log has room for another warning: what goes wrong with one response goes wrong with many.
     fn may_warn(&self) -> bool {
         let (now_ms, last_ms) = (self.clock.now_ms(), self.warned_ms.load(Ordering::Relaxed));

@@ -350,7 +350,8 @@ fn a_policy_that_asks_for_schemas_where_none_are_pinned_is_a_warning() {
 #[test]
 fn what_is_promised_of_responses_is_refused_where_envoy_shows_none() {
     let documents = Documents::new();
-    documents.write("servers.yaml", &SERVERS.replacen("a: {policy: p,", "a: {policy: p, tools: {trust: first_use},", 1));
+    documents
+        .write("servers.yaml", &SERVERS.replacen("a: {policy: p,", "a: {policy: p, tools: {trust: first_use},", 1));
     documents.write("policies/r.yaml", "version: '2'\ndefault: deny\nmask: [{detect: email}]\n");
     documents.write("policies/s.yaml", "version: '2'\ndefault: deny\ninspect: {hidden_text: report}\n");
     documents.load();

@@ -52,6 +52,7 @@ const BEFORE: &[(&str, &str)] = &[
 echo '@@begin revoked'; call '#support'
 echo '@@begin pages'; curl -sS http://127.0.0.1:9192/nothing
 echo '@@begin before'; curl -sS http://127.0.0.1:9192/config
+sed -i.old '/^envoy:$/{N;d;}' my-gateway/config.yaml
 printf '%s\n' "$CHANGES" >> my-gateway/config.yaml
 kill -HUP "$(cat my-gateway/mcp-authz.pid)"
 wait_for reloaded 3
