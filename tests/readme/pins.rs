@@ -56,7 +56,11 @@ fn the_samples_of_pins_load_and_their_cases_pass() {
     assert!(tested.ends_with("5 passed, 0 failed\n"), "{tested}");
     assert_eq!(lines.next(), None);
     // The servers file as part of a whole configuration.
-    std::fs::write(at("config.yaml"), "listen: {grpc: [\"unix://authz.sock\"], admin: \"127.0.0.1:0\"}\nenvoy: {response_phase: true}\n").unwrap();
+    std::fs::write(
+        at("config.yaml"),
+        "listen: {grpc: [\"unix://authz.sock\"], admin: \"127.0.0.1:0\"}\nenvoy: {response_phase: true}\n",
+    )
+    .unwrap();
     let (status, checked) = run(folder.path(), "mcp-authz check config.yaml");
     assert_eq!(status, Some(0), "{checked}");
 }
