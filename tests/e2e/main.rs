@@ -28,6 +28,8 @@ mod headers;
 #[cfg(test)]
 mod hidden;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod processor;
 #[cfg(test)]
 mod response;
