@@ -27,6 +27,8 @@ use mcp_authz_core::{
     response::{Asked, Job, Limits},
 };
 
+use tokio::sync::Semaphore;
+
 pub use self::{
     need::Recording,
     pins::{NoPins, PinStore, PinsError},
@@ -87,6 +89,8 @@ pub struct Responses {
     metrics: Metrics,
     audit: Arc<AuditSink>,
     held: Held,
+    /// Places for large pieces. What reading one takes is a multiple of its bytes, so only so many are read at once.
+    judging: Arc<Semaphore>,
     /// When a warning was written last, Unix ms.
     warned_ms: AtomicU64,
 }
@@ -108,7 +112,8 @@ impl Responses {
         audit: Arc<AuditSink>,
     ) -> Self {
         let warned_ms = AtomicU64::new(0);
-        Self { state, keys: Box::new(keys), pins, clock, metrics, audit, held: Held::default(), warned_ms }
+        let judging = Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)));
+        Self { state, keys: Box::new(keys), pins, clock, metrics, audit, held: Held::default(), judging, warned_ms }
     }
 
     /// Reads the ticket and finds what it names.
@@ -142,8 +147,13 @@ impl Responses {
         }
         let who = grant.principal().clone();
         let policy = self.policy(&snapshot, ticket, &who).ok_or(WithheldReason::Policy)?;
-        // Of a server that is in no file any more nothing is known that its tools could be compared with.
-        let has_pins = snapshot.server(&ticket.server).is_some_and(|server| server.server.tools().is_some());
+        let has_pins = match (snapshot.server(&ticket.server), &ticket.asked) {
+            (Some(server), _) => server.server.tools().is_some(),
+            // The result of a call has nothing to do with definitions.
+            (None, Asked::Call(_)) => false,
+            // Of a server that is in no file any more nobody knows whether its tools are to be compared with anything.
+            (None, Asked::Request(_) | Asked::Stream) => return Err(WithheldReason::Policy),
+        };
         Ok(Parties { policy, who, has_pins })
     }
 

@@ -163,7 +163,10 @@ impl Session {
             exchange.chunk(&chunk, is_end)
         } else {
             let piece = chunk.clone();
+            let Ok(place) = Arc::clone(&self.responses.judging).acquire_owned().await else { return Chunk::Cut };
             let judged = tokio::task::spawn_blocking(move || {
+                // Kept to the end of the work, also if nobody waits for it any more.
+                let _place = place;
                 let step = exchange.chunk(&piece, is_end);
                 (exchange, step)
             });

@@ -29,6 +29,7 @@ mod headers;
 mod hidden;
 #[cfg(test)]
 mod pins;
+mod hostile;
 #[cfg(test)]
 mod processor;
 #[cfg(test)]

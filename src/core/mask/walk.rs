@@ -177,7 +177,11 @@ impl<'p, 'w> Walk<'p, 'w> {
         (parent, nested): (Value<'_>, usize),
         edits: &mut Vec<Edit>,
     ) -> Result<(), Arc<str>> {
-        let next = self.plan.step(here, Step::Member(key));
+        let mut next = self.plan.step(here, Step::Member(key));
+        if next.is_token && matches!(value.kind(), Kind::Array | Kind::Object) {
+            // A token is one text. What has parts is something else under its name.
+            next.to_mut().muted = here.muted;
+        }
         self.name(key, &next)?;
         let length = self.trail.len();
         self.push_trail(key);
@@ -277,7 +281,7 @@ impl<'p, 'w> Walk<'p, 'w> {
             return Err(super::too_long());
         }
         let concealed = self.is_concealed(here);
-        let decoded = BASE64.decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        let decoded = decoded(text).and_then(|bytes| String::from_utf8(bytes).ok());
         let mut edits = self.plain(text, here, spot)?;
         if let Some(decoded) = decoded {
             let inner = if concealed { here.gone() } else { here.clone() };
@@ -388,6 +392,17 @@ impl<'p, 'w> Walk<'p, 'w> {
             None => Ok(()),
         }
     }
+}
+
+/// The bytes of a text in base 64, as lenient readers take it: of either alphabet, and in lines as MIME has them.
+fn decoded(text: &str) -> Option<Vec<u8>> {
+    let plain = |byte: u8| match byte {
+        b'-' => b'+',
+        b'_' => b'/',
+        other => other,
+    };
+    let bytes: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).map(plain).collect();
+    BASE64.decode(bytes).ok()
 }
 
 /// Whether the member is bytes in base 64: the contents of a resource, a picture, a sound.
