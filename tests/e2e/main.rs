@@ -28,8 +28,9 @@ mod headers;
 #[cfg(test)]
 mod hidden;
 #[cfg(test)]
-mod pins;
 mod hostile;
+#[cfg(test)]
+mod pins;
 #[cfg(test)]
 mod processor;
 #[cfg(test)]
