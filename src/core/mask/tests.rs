@@ -340,6 +340,28 @@ fn links_to_other_hosts() {
 }
 
 #[test]
+fn nothing_hides_behind_more_links_than_are_counted() {
+    let rules = "mask: [{detect: email}]\ninspect: {links: {hosts: [a.b], action: mask}}";
+    let text = |links: usize| format!("{}x@y.zz http://evil.example", "http://a.b ".repeat(links));
+    let judged = |links: usize| {
+        let message = format!(r#"{{"result":"{}"}}"#, text(links));
+        judge(policy(rules).messages(), &message).0
+    };
+    assert!(judged(HITS_MAX - 2).unwrap().ends_with("[email] [link]\"}"));
+    for links in [HITS_MAX + 1, HITS_MAX + 2] {
+        assert!(judged(links).is_err(), "the rest was not looked at");
+    }
+    let definition = |links: usize| {
+        let element = format!(r#"{{"description":"{}"}}"#, text(links));
+        let limits = Limits { bytes_max: 4 << 20, ..Limits::default() };
+        let document = Document::parse(element.as_bytes(), limits).unwrap();
+        let (mut splices, mut findings) = (Splices::default(), Findings::default());
+        policy(rules).definitions().judge(document.root(), &mut splices, &mut findings)
+    };
+    assert_eq!((definition(HITS_MAX - 1), definition(HITS_MAX + 1)), (Shown::Stays, Shown::Hidden));
+}
+
+#[test]
 fn texts_that_are_no_json() {
     let policy = policy("mask: [{detect: email, path: 'result.content[*].text'}]\nblock_if: [{detect: us_ssn}]");
     let judge = |text: &str| policy.results(None).judge_text(text, &key(), &mut Findings::default());
