@@ -133,6 +133,17 @@ fn masked_values_are_found_in_the_text_of_content() {
 }
 
 #[test]
+fn what_looks_like_json_behind_something_unseen_is_withheld_where_a_path_leads_into_it() {
+    for start in ["\\ufeff", "\\u00a0", "\\u200b ", "\\u2028"] {
+        let message =
+            format!(r#"{{"result":{{"content":[{{"type":"text","text":"{start}{{\"mail\":\"a@b.cd\"}}"}}]}}}}"#);
+        withheld("mask: [{path: result.structuredContent.mail}]", &message);
+        withheld("block_if: [{conditions: [{path: 'result.content[*].text.json.mail', op: eq, value: x}]}]", &message);
+        assert_eq!(passed("mask: [{path: result.other}]", &message), message);
+    }
+}
+
+#[test]
 fn long_values_are_found_in_the_text_of_content() {
     let rules = "mask: [{path: result.structuredContent.notes}]";
     let message = |notes: &[&str], text: &str| {
@@ -168,19 +179,19 @@ fn what_a_server_can_send_takes_no_more_time_than_its_bytes() {
         let judged = policy(rules).messages().judge(&document, &key(), &mut splices, &mut findings);
         assert_eq!(judged, Judged::Pass);
     };
-    let notes = "Bob is ill. ".repeat(40_000);
+    let notes = "Bob is ill. ".repeat(20_000);
     let message = r#"{"result":{"structuredContent":{"a":"NOTES"},"content":[{"type":"text","text":"NOTES"}]}}"#;
     judge_big("mask: [{path: result.structuredContent.a}]", message.replace("NOTES", &notes));
     let values: Vec<String> = (4..2_000).map(|length| format!("\"{}\"", "a".repeat(length))).collect();
     let message = message.replacen("\"NOTES\"", &format!("[{}]", values.join(",")), 1);
-    judge_big("mask: [{path: result.structuredContent.a}]", message.replace("NOTES", &"a".repeat(200_000)));
+    judge_big("mask: [{path: result.structuredContent.a}]", message.replace("NOTES", &"a".repeat(50_000)));
     let name = "n".repeat(300_000);
     for value in ["123456789 ", "a8Kd0f9Lq2Zx7Wc1 "] {
-        let message = format!(r#"{{"result":{{"{name}":"{}"}}}}"#, value.repeat(10_000));
+        let message = format!(r#"{{"result":{{"{name}":"{}"}}}}"#, value.repeat(5_000));
         judge_big("mask: [{detect: [us_ssn, high_entropy]}]", message);
     }
     for text in ["(//", "=//", "'//a(//b(", "http:/"] {
-        let message = format!(r#"{{"result":"{}"}}"#, text.repeat(300_000));
+        let message = format!(r#"{{"result":"{}"}}"#, text.repeat(100_000));
         judge_big("inspect: {links: {hosts: [a.b], action: mask}}", message);
     }
     // Hours, if the time were not in proportion.
@@ -337,6 +348,28 @@ fn links_to_other_hosts() {
     let long = format!("(//{}@evil.example/)", "u".repeat(600));
     let expected = r#"{"result":"([link]) (//docs.example.com:80/a) <[link]> (// no) \"//a\" ([link])"}"#;
     assert_eq!(passed(rules, &bare.replace("LONG", &long)), expected);
+}
+
+#[test]
+fn nothing_hides_behind_more_links_than_are_counted() {
+    let rules = "mask: [{detect: email}]\ninspect: {links: {hosts: [a.b], action: mask}}";
+    let text = |links: usize| format!("{}x@y.zz http://evil.example", "http://a.b ".repeat(links));
+    let judged = |links: usize| {
+        let message = format!(r#"{{"result":"{}"}}"#, text(links));
+        judge(policy(rules).messages(), &message).0
+    };
+    assert!(judged(HITS_MAX - 2).unwrap().ends_with("[email] [link]\"}"));
+    for links in [HITS_MAX + 1, HITS_MAX + 2] {
+        assert!(judged(links).is_err(), "the rest was not looked at");
+    }
+    let definition = |links: usize| {
+        let element = format!(r#"{{"description":"{}"}}"#, text(links));
+        let limits = Limits { bytes_max: 4 << 20, ..Limits::default() };
+        let document = Document::parse(element.as_bytes(), limits).unwrap();
+        let (mut splices, mut findings) = (Splices::default(), Findings::default());
+        policy(rules).definitions().judge(document.root(), &mut splices, &mut findings)
+    };
+    assert_eq!((definition(HITS_MAX - 1), definition(HITS_MAX + 1)), (Shown::Stays, Shown::Hidden));
 }
 
 #[test]

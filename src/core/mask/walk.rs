@@ -7,6 +7,7 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::echo::Echoes;
+use super::fold::is_unseen;
 use super::path::Step;
 use super::plan::{Here, Plan};
 use super::rule::{PathList, Then, What};
@@ -314,6 +315,10 @@ impl<'p, 'w> Walk<'p, 'w> {
         {
             return Ok(edits);
         }
+        // As behind a byte order mark: a rule that waits for a value in this text would never see it.
+        if self.plan.leads_into_text(here) && looks_like_json(text) {
+            return Err(super::unreadable());
+        }
         if self.is_concealed(here) && !text.is_empty() {
             let muted = here.gone();
             self.plain(text, &muted, spot)?;
@@ -429,10 +434,10 @@ const fn is_ambiguous(defect: JsonDefect) -> bool {
     }
 }
 
-/// Whether a text that is no JSON looks as if it were meant to be: `{"` or `[{` at its start.
+/// Whether a text that is no JSON looks as if it were meant to be: `{"` or `[{` at its start, apart from what nobody sees.
 pub(super) fn looks_like_json(text: &str) -> bool {
-    let mut marks = text.bytes().filter(|b| !b.is_ascii_whitespace());
-    matches!((marks.next(), marks.next()), (Some(b'{'), Some(b'"' | b'}')) | (Some(b'['), Some(b'{' | b'[' | b'"')))
+    let mut marks = text.chars().filter(|c| !c.is_whitespace() && !is_unseen(*c));
+    matches!((marks.next(), marks.next()), (Some('{'), Some('"' | '}')) | (Some('['), Some('{' | '[' | '"')))
 }
 
 /// The bytes of a value, quotes included.
