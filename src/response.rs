@@ -14,7 +14,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -43,14 +43,15 @@ use crate::{
     telemetry::{
         audit::AuditSink,
         metrics::{Metrics, WithheldReason},
+        seldom::Seldom,
     },
 };
 
 /// Tickets that are older say nothing any more, ms: longer than any call runs.
 const AGE_MAX_MS: u64 = 7 * 86_400_000;
 
-/// Between two warnings, ms. Counted is everything.
-const WARN_EVERY_MS: u64 = 10_000;
+/// So many responses may be asked for before the first is shown: calls take their time.
+const UNSEEN_MAX: u64 = 100;
 
 /// Bounds and switches of the response phase, from the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,8 +88,10 @@ pub struct Responses {
     metrics: Metrics,
     audit: Arc<AuditSink>,
     held: Held,
-    /// When a warning was written last, Unix ms.
-    warned_ms: AtomicU64,
+    warnings: Seldom,
+    /// Responses that decisions asked for, until one was shown.
+    asked: AtomicU64,
+    is_shown: AtomicBool,
 }
 
 impl fmt::Debug for Responses {
@@ -107,8 +110,31 @@ impl Responses {
         metrics: Metrics,
         audit: Arc<AuditSink>,
     ) -> Self {
-        let warned_ms = AtomicU64::new(0);
-        Self { state, keys: Box::new(keys), pins, clock, metrics, audit, held: Held::default(), warned_ms }
+        Self {
+            state,
+            keys: Box::new(keys),
+            pins,
+            clock,
+            metrics,
+            audit,
+            held: Held::default(),
+            warnings: Seldom::new(),
+            asked: AtomicU64::new(0),
+            is_shown: AtomicBool::new(false),
+        }
+    }
+
+    /// Counts a decision whose response has to be looked at. An Envoy that shows none of them is told of once: nobody else would
+    /// notice that lists are whole and nothing is masked.
+    pub fn asked(&self) {
+        self.metrics.response_asked();
+        if !self.is_shown.load(Ordering::Relaxed)
+            && self.asked.fetch_add(1, Ordering::Relaxed).saturating_add(1) == UNSEEN_MAX
+        {
+            tracing::error!(
+                "Envoy was asked to show {UNSEEN_MAX} responses, and has shown none to this process: without its ext_proc filter, behind ext_authz, nothing is hidden or masked. See deploy/RESPONSES.md; said once, mcp_authz_responses_asked_total counts."
+            );
+        }
     }
 
     /// Reads the ticket and finds what it names.
@@ -175,7 +201,8 @@ impl Responses {
             Ok(Ok(book)) => Ok(book),
             Ok(Err(error)) => {
                 if self.may_warn() {
-                    tracing::warn!(%error, "The pins of a server cannot be read; responses of its are withheld.");
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "The pins of a server cannot be read; its responses are withheld.");
                 }
                 Err(WithheldReason::Pins)
             }
@@ -185,9 +212,7 @@ impl Responses {
 
     /// Whether the log has room for another warning: what goes wrong with one response goes wrong with many.
     fn may_warn(&self) -> bool {
-        let (now_ms, last_ms) = (self.clock.now_ms(), self.warned_ms.load(Ordering::Relaxed));
-        let is_due = now_ms.saturating_sub(last_ms) >= WARN_EVERY_MS;
-        is_due && self.warned_ms.compare_exchange(last_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        self.warnings.is_due()
     }
 }
 

@@ -475,6 +475,7 @@ impl<'a, L: Ledger> Run<'a, L> {
             }
         }
         let unread = trail.ticket.as_ref().map(|ticket| {
+            self.adapter.responses.asked();
             metadata.push_text(process::NEEDED_KEY, "1");
             metadata.push_text(process::TICKET_KEY, ticket.as_str());
             // A response that is compressed cannot be read, so the server must not be asked for one.

@@ -1,6 +1,9 @@
 //! One response from its head to its end, and the record of it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use mcp_authz_core::{
     audit::ResponseRecord,
@@ -76,6 +79,7 @@ impl Session {
     /// A response that is about to come.
     #[must_use]
     pub fn new(responses: &Arc<Responses>, settings: Settings) -> Self {
+        responses.is_shown.store(true, Ordering::Relaxed);
         Self {
             responses: Arc::clone(responses),
             settings,
@@ -90,6 +94,13 @@ impl Session {
             held: 0,
             _open: responses.metrics.response_open(),
         }
+    }
+
+    /// A response whose head was not shown: nobody can tell what its body is.
+    pub fn headless(&mut self) {
+        self.stage = Stage::Over;
+        self.withheld = Some(WithheldReason::Mode);
+        self.outcome = Some(ResponseOutcome::Withheld);
     }
 
     /// A response without a ticket: Envoy's own, a denial, or one that needs nothing.
@@ -205,7 +216,8 @@ impl Session {
                 Ok(Ok(book)) => Some(book),
                 Ok(Err(error)) => {
                     if self.responses.may_warn() {
-                        tracing::warn!(%error, "Definitions of tools cannot be recorded; lists are withheld.");
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(error, "Definitions of tools cannot be recorded; lists are withheld.");
                     }
                     None
                 }

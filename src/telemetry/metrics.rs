@@ -342,6 +342,7 @@ pub struct Metrics {
     requests: Requests,
     reservations: ByLabel<ReservationOutcome>,
     responses: responses::Responses,
+    responses_asked: Counter,
     settlements: ByLabel<SettlementOutcome>,
 }
 
@@ -368,6 +369,7 @@ impl Metrics {
             requests: Requests::new(),
             reservations: ByLabel::new(),
             responses: responses::Responses::new(),
+            responses_asked: Counter::default(),
             settlements: ByLabel::new(),
         };
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -397,6 +399,8 @@ impl Metrics {
         registry.register("mcp_authz_requests", "Decisions", m.requests);
         registry.register("mcp_authz_reservations", "Quota reservations by what became of them", m.reservations);
         m.responses.register(registry);
+        let help = "Decisions that asked Envoy to show the response";
+        registry.register("mcp_authz_responses_asked", help, m.responses_asked);
         registry.register("mcp_authz_settlements", "Entries of Envoy's access log by what they settled", m.settlements);
         registry.register("process_start_time_seconds", "Unix time of the start of the process", started);
         registry.register_collector(Box::new(Resident));
@@ -503,6 +507,11 @@ impl Metrics {
     /// Counts a call whose limits need the body of its answer, which was not seen.
     pub fn answer_unseen(&self) {
         self.answers_unseen.inc();
+    }
+
+    /// Counts a decision that asked for a look at the response.
+    pub fn response_asked(&self) {
+        self.responses_asked.inc();
     }
 
     /// Counts a load that was taken, at the Unix time `now_ms` in milliseconds.
@@ -794,6 +803,7 @@ mod tests {
             "mcp_authz_response_streams gauge",
             "mcp_authz_response_withheld counter",
             "mcp_authz_responses counter",
+            "mcp_authz_responses_asked counter",
             "mcp_authz_settlements counter",
             "process_start_time_seconds gauge",
             "process_resident_memory_bytes gauge",
