@@ -22,9 +22,10 @@ use std::{
 use mcp_authz_core::{
     grant::GrantState,
     mask::MaskKey,
+    mcp::Group,
     policy::Policy,
     principal::Principal,
-    response::{Asked, Job, Limits},
+    response::{Asked, Concern, Job, Limits},
 };
 
 pub use self::{
@@ -143,7 +144,12 @@ impl Responses {
             return Err(WithheldReason::Ticket);
         }
         let Parties { policy, who, has_pins } = self.parties(ticket)?;
-        let pins = if has_pins { self.book(ticket, settings.patience).await? } else { None };
+        // What is only recorded passes whatever became of the store.
+        let pins = if Concern::of(&policy, &ticket.asked, has_pins).lists && has_pins {
+            self.book(ticket, settings.patience).await?
+        } else {
+            None
+        };
         Ok(Job {
             policy,
             who,
@@ -197,7 +203,13 @@ impl Responses {
         ticket: &Ticket,
         patience: Duration,
     ) -> Result<Option<mcp_authz_core::pins::View>, WithheldReason> {
-        match tokio::time::timeout(patience, self.pins.book(&ticket.server)).await {
+        let is_list = match &ticket.asked {
+            Asked::Call(_) => false,
+            Asked::Request(method) => method.group() == Group::List,
+            Asked::Stream => true,
+        };
+        let book = if is_list { self.pins.book(&ticket.server) } else { self.pins.last(&ticket.server) };
+        match tokio::time::timeout(patience, book).await {
             Ok(Ok(book)) => Ok(book),
             Ok(Err(error)) => {
                 if self.may_warn() {
