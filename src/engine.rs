@@ -18,8 +18,15 @@ use tokio::time::Instant;
 use crate::{
     credential::Credential,
     quota::{self, Keys, Ledger, LedgerError, OnLeak, Reservation, ReservationId, Reserve, Ticket},
-    telemetry::metrics::{Metrics, QuotaOutcome, ReservationOutcome},
+    telemetry::{
+        metrics::{Metrics, QuotaOutcome, ReservationOutcome},
+        seldom::Seldom,
+    },
 };
+
+/// The log of a ledger that is gone: its metrics count every call.
+static DENIED: Seldom = Seldom::new();
+static UNCOUNTED: Seldom = Seldom::new();
 
 /// One authenticated request and what it is judged by.
 #[derive(Debug)]
@@ -147,7 +154,10 @@ impl<L: Ledger> Engine<L> {
                 (ReservationOutcome::Reserved, Ok(Held::Units(reservation)))
             }
             Ok(Ok(Reserve::Unmetered(error))) => {
-                tracing::warn!(%error, "The ledger could not answer; the call goes uncounted, as its limits say.");
+                if UNCOUNTED.is_due() {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "The ledger could not answer; calls go uncounted, as their limits say.");
+                }
                 charges.iter().for_each(|charge| self.count(charge, QuotaOutcome::Unmetered));
                 (ReservationOutcome::Unmetered, Ok(Held::Unmetered))
             }
@@ -203,7 +213,10 @@ enum Held<L: Ledger> {
 }
 
 fn unavailable(error: &LedgerError) -> Denial {
-    tracing::warn!(%error, "The ledger could not answer; the call is denied.");
+    if DENIED.is_due() {
+        let error = error as &dyn std::error::Error;
+        tracing::warn!(error, "The ledger could not answer; calls with limits are denied.");
+    }
     let text = match error {
         LedgerError::Conflict | LedgerError::RolledBack | LedgerError::Settled => {
             "The gateway sent this request to the policy service more than once, and an earlier one was given up. Send it again."

@@ -180,6 +180,20 @@ impl<S: Store> Pinboard<S> {
         Ok(Some(self.view(&pins, rules)))
     }
 
+    /// The pins of a server as they were when they were read last, for what is no list: what a call brings must not hang on
+    /// the store once the tool has run. Where they never were, they are read.
+    ///
+    /// # Errors
+    /// [`PinsError`]: nothing is known.
+    pub async fn last(&self, server: &str) -> Result<Option<View>, PinsError> {
+        let Some((name, rules)) = self.rules(server) else { return Ok(None) };
+        let cell = self.cells.load().get(&name).cloned();
+        match cell {
+            Some(cell) => Ok(Some(self.view(&self.counted(pins_of(&name, &cell))?, rules))),
+            None => self.book(server).await,
+        }
+    }
+
     /// Takes down what a page of a list showed; the pins as they are then. Answers within [`WITHIN`].
     ///
     /// # Errors

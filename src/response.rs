@@ -14,7 +14,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -22,9 +22,10 @@ use std::{
 use mcp_authz_core::{
     grant::GrantState,
     mask::MaskKey,
+    mcp::Group,
     policy::Policy,
     principal::Principal,
-    response::{Asked, Job, Limits},
+    response::{Asked, Concern, Job, Limits},
 };
 
 use tokio::sync::Semaphore;
@@ -45,14 +46,12 @@ use crate::{
     telemetry::{
         audit::AuditSink,
         metrics::{Metrics, WithheldReason},
+        seldom::Seldom,
     },
 };
 
 /// Tickets that are older say nothing any more, ms: longer than any call runs.
 const AGE_MAX_MS: u64 = 7 * 86_400_000;
-
-/// Between two warnings, ms. Counted is everything.
-const WARN_EVERY_MS: u64 = 10_000;
 
 /// Bounds and switches of the response phase, from the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,8 +90,7 @@ pub struct Responses {
     held: Held,
     /// Places for large pieces. What reading one takes is a multiple of its bytes, so only so many are read at once.
     judging: Arc<Semaphore>,
-    /// When a warning was written last, Unix ms.
-    warned_ms: AtomicU64,
+    warnings: Seldom,
 }
 
 impl fmt::Debug for Responses {
@@ -111,9 +109,9 @@ impl Responses {
         metrics: Metrics,
         audit: Arc<AuditSink>,
     ) -> Self {
-        let warned_ms = AtomicU64::new(0);
         let judging = Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)));
-        Self { state, keys: Box::new(keys), pins, clock, metrics, audit, held: Held::default(), judging, warned_ms }
+        let warnings = Seldom::new();
+        Self { state, keys: Box::new(keys), pins, clock, metrics, audit, held: Held::default(), judging, warnings }
     }
 
     /// Reads the ticket and finds what it names.
@@ -122,7 +120,12 @@ impl Responses {
             return Err(WithheldReason::Ticket);
         }
         let Parties { policy, who, has_pins } = self.parties(ticket)?;
-        let pins = if has_pins { self.book(ticket, settings.patience).await? } else { None };
+        // What is only recorded passes whatever became of the store.
+        let pins = if Concern::of(&policy, &ticket.asked, has_pins).lists && has_pins {
+            self.book(ticket, settings.patience).await?
+        } else {
+            None
+        };
         Ok(Job {
             policy,
             who,
@@ -181,11 +184,18 @@ impl Responses {
         ticket: &Ticket,
         patience: Duration,
     ) -> Result<Option<mcp_authz_core::pins::View>, WithheldReason> {
-        match tokio::time::timeout(patience, self.pins.book(&ticket.server)).await {
+        let is_list = match &ticket.asked {
+            Asked::Call(_) => false,
+            Asked::Request(method) => method.group() == Group::List,
+            Asked::Stream => true,
+        };
+        let book = if is_list { self.pins.book(&ticket.server) } else { self.pins.last(&ticket.server) };
+        match tokio::time::timeout(patience, book).await {
             Ok(Ok(book)) => Ok(book),
             Ok(Err(error)) => {
                 if self.may_warn() {
-                    tracing::warn!(%error, "The pins of a server cannot be read; responses of its are withheld.");
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "The pins of a server cannot be read; its responses are withheld.");
                 }
                 Err(WithheldReason::Pins)
             }
@@ -205,9 +215,7 @@ impl Responses {
 
     /// Whether the log has room for another warning: what goes wrong with one response goes wrong with many.
     fn may_warn(&self) -> bool {
-        let (now_ms, last_ms) = (self.clock.now_ms(), self.warned_ms.load(Ordering::Relaxed));
-        let is_due = now_ms.saturating_sub(last_ms) >= WARN_EVERY_MS;
-        is_due && self.warned_ms.compare_exchange(last_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        self.warnings.is_due()
     }
 }
 

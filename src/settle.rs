@@ -26,6 +26,7 @@ use crate::{
     telemetry::{
         audit::AuditSink,
         metrics::{Label as _, Metrics, QuotaOutcome, SettlementOutcome},
+        seldom::Seldom,
     },
 };
 
@@ -41,6 +42,8 @@ const STORE_PATIENCE: Duration = Duration::from_secs(15);
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// Tokens that are older say nothing any more, ms: longer than any call runs.
 const AGE_MAX_MS: u64 = 7 * 86_400_000;
+/// The log of a store that is gone: metrics and audit have every settlement.
+static UNSETTLED: Seldom = Seldom::new();
 /// Between two warnings of forged tokens.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
@@ -196,7 +199,10 @@ impl<L: Ledger> Settler<L> {
                         outcome
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "A reservation could not be settled; its units count as spent.");
+                        if UNSETTLED.is_due() {
+                            let error = &error as &dyn std::error::Error;
+                            tracing::warn!(error, "Reservations could not be settled; their units count as spent.");
+                        }
                         SettlementOutcome::Failed
                     }
                 };

@@ -180,7 +180,8 @@ fn approve(
             let page = changes(&admin, &args.server, args.tool.as_deref())?;
             let pending = rows(&page, "pending")?;
             let digest = match (&args.tool, pending) {
-                (_, []) => return Err(QuotaError::Refused("nothing of that name waits for approval".into())),
+                (None, []) => return Err(QuotaError::Refused("nothing waits for approval".into())),
+                (Some(_), []) => return Err(QuotaError::Refused("nothing of that name waits for approval".into())),
                 (Some(_), [one, ..]) => text(one, "digest"),
                 (None, _) => text(&page, "digest"),
             };

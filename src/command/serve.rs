@@ -44,6 +44,7 @@ use crate::{
         audit::{AuditSink, WhenUnavailable},
         log,
         metrics::{ErrorKind, Metrics},
+        seldom::Seldom,
     },
 };
 
@@ -296,10 +297,13 @@ async fn bind_admin(address: SocketAddr) -> Result<TcpListener, ExitCode> {
 }
 
 fn observer(metrics: Metrics) -> Observer {
+    let warnings = Seldom::new();
     Arc::new(move |event| match event {
         Event::AcceptFailed | Event::ConnectionRefused | Event::ConnectionSilent | Event::LogStreamRefused => {
             metrics.error(ErrorKind::Listener);
-            tracing::warn!(?event, "A connection to the gRPC listener failed.");
+            if warnings.is_due() {
+                tracing::warn!(?event, "Connections to the gRPC listener fail.");
+            }
         }
         Event::ResponsePanicked => {
             metrics.error(ErrorKind::Panic);
@@ -313,7 +317,9 @@ fn observer(metrics: Metrics) -> Observer {
         }
         Event::HandshakeRefused(_) => {
             metrics.error(ErrorKind::Tls);
-            tracing::warn!(?event, "A TLS handshake was refused.");
+            if warnings.is_due() {
+                tracing::warn!(?event, "TLS handshakes are refused.");
+            }
         }
         Event::ConnectionClosed | Event::ConnectionOpened => tracing::debug!(?event, "Connection."),
     })

@@ -73,7 +73,7 @@ fn embedded(value: &Cursor<'_>, folder: &Path) -> Option<Engine> {
         None => Some(FOLDER.into()),
         Some(value) => match value.non_empty()? {
             "none" => {
-                value.warn("a restart hands out every quota anew", None);
+                value.warn("a restart hands out every quota anew, and forgets which tools were approved", None);
                 None
             }
             // A misspelt word must not become a folder of that name.

@@ -377,7 +377,7 @@ fn what_is_wrong_with_a_ledger_is_told() {
     assert_eq!(config.ledger.engine, Engine::Embedded { folder: None });
     assert_eq!(
         config.warnings[0].to_string(),
-        "config.yaml:2: /ledger/embedded/folder: a restart hands out every quota anew"
+        "config.yaml:2: /ledger/embedded/folder: a restart hands out every quota anew, and forgets which tools were approved"
     );
     let config = with("ledger: {embedded: {folder: ./state}}");
     assert_eq!(config.ledger.engine, Engine::Embedded { folder: Some("/etc/x/./state".into()) });

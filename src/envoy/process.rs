@@ -41,11 +41,29 @@ const REMOVED: [&str; 6] = ["content-digest", "content-length", "content-md5", "
 /// Warned of once in a process.
 #[derive(Debug, Default)]
 pub(super) struct Warned {
+    heads: AtomicBool,
     mode: AtomicBool,
     observing: AtomicBool,
+    undecided: AtomicBool,
 }
 
 impl Warned {
+    fn of_heads(&self) {
+        if !self.heads.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                "Responses are cut off: in Envoy's ext_proc filter set `processing_mode.response_header_mode: SEND`, without which nobody can tell what a body is."
+            );
+        }
+    }
+
+    fn of_undecided(&self) {
+        if !self.undecided.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                "A response came without the decision about its request, and passed as it was. Unless ext_authz is off for its route, set `metadata_options.forwarding_namespaces: {{untyped: [envoy.filters.http.ext_authz]}}` in Envoy's ext_proc filter: without it nothing is hidden or masked."
+            );
+        }
+    }
+
     fn of_mode(&self) {
         if !self.mode.swap(true, Ordering::Relaxed) {
             tracing::error!(
@@ -80,12 +98,16 @@ impl Processor {
     }
 
     async fn head(&mut self, head: &HttpHeaders, metadata: Option<&Metadata>) -> ProcessingResponse {
+        let facts = HeadFacts::of(head);
         let Some(ticket) = ticket(metadata) else {
+            // What Envoy answers by itself without a decision is an error.
+            if (200..300).contains(&facts.status) && decision(metadata).is_none() {
+                self.warned.of_undecided();
+            }
             self.session.leave_alone();
             return nothing_more();
         };
         let obstacle = self.obstacle(head);
-        let facts = HeadFacts::of(head);
         let opened = self.session.head(&ticket, &facts.head(head.end_of_stream), obstacle).await;
         let response = match opened {
             Opened::Pass => nothing_more(),
@@ -111,6 +133,10 @@ impl Processor {
     }
 
     async fn body(&mut self, body: HttpBody) -> Result<ProcessingResponse, Status> {
+        if self.session.awaits_head() {
+            self.warned.of_heads();
+            self.session.headless();
+        }
         let response = match self.session.chunk(body.body, body.end_of_stream).await {
             Chunk::Same => None,
             Chunk::Bytes(bytes) => {
@@ -171,11 +197,20 @@ impl Process for Processor {
     }
 }
 
+/// What the Check put on its answer; every answer has some of it.
+fn decision(metadata: Option<&Metadata>) -> Option<&Bytes> {
+    metadata?
+        .filter_metadata
+        .iter()
+        .find(|entry| entry.key == NAMESPACE)
+        .map(|entry| &entry.value)
+        .filter(|value| !value.is_empty())
+}
+
 /// The ticket that the Check put on its answer; `None` where there is none, or the request was denied. One that cannot be read
 /// is an empty one, which no key has signed.
 fn ticket(metadata: Option<&Metadata>) -> Option<Bytes> {
-    let ours = metadata?.filter_metadata.iter().find(|entry| entry.key == NAMESPACE)?;
-    let Ok(LogStruct { fields }) = LogStruct::decode(ours.value.clone()) else { return Some(Bytes::new()) };
+    let Ok(LogStruct { fields }) = LogStruct::decode(decision(metadata)?.clone()) else { return Some(Bytes::new()) };
     let field = |name: &str| fields.iter().find(|field| field.key == name.as_bytes());
     let ticket = field(TICKET_KEY)?;
     Some(LogText::decode(ticket.value.clone()).map(|text| text.text).unwrap_or_default())
@@ -259,6 +294,3 @@ fn told(fields: Struct) -> Struct {
     metadata.push(OUTCOME_NAMESPACE, Kind::Struct(fields));
     metadata
 }
-
-#[cfg(test)]
-mod tests;

@@ -325,6 +325,7 @@ async fn a_store_that_is_away_fails_closed() {
     assert!(rig.list("one", &[("a", "1")]).await.is_err());
     assert!(started.elapsed() < WITHIN * 3, "it does not wait for it");
     assert_eq!(may_be_called(&rig.board, "one", "a"), Some(true), "calls go on for a while");
+    assert!(rig.board.last("one").await.unwrap().is_some(), "and so does what they bring");
 }
 
 #[tokio::test]

@@ -11,8 +11,8 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, PinsError>> + Sen
 
 /// Why the pins of a server cannot be told or changed. Its text is for the operator's log.
 #[derive(Debug, thiserror::Error)]
-#[error("pins are not available: {0}")]
-pub struct PinsError(pub Box<dyn std::error::Error + Send + Sync>);
+#[error("pins are not available")]
+pub struct PinsError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 
 /// Where pinned definitions are.
 pub trait PinStore: fmt::Debug + Send + Sync + 'static {
@@ -21,6 +21,14 @@ pub trait PinStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// The store does not answer or its data is damaged: responses of the server are withheld.
     fn book<'a>(&'a self, server: &'a str) -> Answer<'a, Option<View>>;
+
+    /// The same as it was last known, for what is no list.
+    ///
+    /// # Errors
+    /// Nothing is known, or the data is damaged: responses of the server that are not only recorded are withheld.
+    fn last<'a>(&'a self, server: &'a str) -> Answer<'a, Option<View>> {
+        self.book(server)
+    }
 
     /// Takes down what a page of a list showed, and gives the pins as they are then.
     ///
@@ -32,6 +40,10 @@ pub trait PinStore: fmt::Debug + Send + Sync + 'static {
 impl<S: Store> PinStore for Pinboard<S> {
     fn book<'a>(&'a self, server: &'a str) -> Answer<'a, Option<View>> {
         Box::pin(async move { Pinboard::book(self, server).await.map_err(|error| PinsError(error.into())) })
+    }
+
+    fn last<'a>(&'a self, server: &'a str) -> Answer<'a, Option<View>> {
+        Box::pin(async move { Pinboard::last(self, server).await.map_err(|error| PinsError(error.into())) })
     }
 
     fn record<'a>(&'a self, server: &'a str, sighting: Sighting) -> Answer<'a, View> {

@@ -92,6 +92,13 @@ impl Session {
         }
     }
 
+    /// A response whose head was not shown: nobody can tell what its body is.
+    pub fn headless(&mut self) {
+        self.stage = Stage::Over;
+        self.withheld = Some(WithheldReason::Mode);
+        self.outcome = Some(ResponseOutcome::Withheld);
+    }
+
     /// A response without a ticket: Envoy's own, a denial, or one that needs nothing.
     pub fn leave_alone(&mut self) -> Opened {
         self.stage = Stage::Over;
@@ -208,7 +215,8 @@ impl Session {
                 Ok(Ok(book)) => Some(book),
                 Ok(Err(error)) => {
                     if self.responses.may_warn() {
-                        tracing::warn!(%error, "Definitions of tools cannot be recorded; lists are withheld.");
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(error, "Definitions of tools cannot be recorded; lists are withheld.");
                     }
                     None
                 }

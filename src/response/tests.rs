@@ -5,7 +5,7 @@ use bytes::Bytes;
 use mcp_authz_core::{
     grant::TokenDigest,
     mcp::{Era, Method},
-    pins::{Sighting, View},
+    pins::{Book, Bounds, OnChange, Rules, Sighting, Trust, View},
     response::Head,
 };
 use prometheus_client::{encoding::text, registry::Registry};
@@ -41,6 +41,25 @@ impl PinStore for Silent {
 
     fn record<'a>(&'a self, _: &'a str, _: Sighting) -> Answer<'a, View> {
         Box::pin(std::future::pending())
+    }
+}
+
+/// A store that is away, after it was read.
+#[derive(Debug)]
+struct Away;
+
+impl PinStore for Away {
+    fn book<'a>(&'a self, server: &'a str) -> Answer<'a, Option<View>> {
+        Silent.book(server)
+    }
+
+    fn last<'a>(&'a self, _: &'a str) -> Answer<'a, Option<View>> {
+        let rules = Rules { trust: Trust::FirstUse, on_change: OnChange::Hide };
+        Box::pin(async move { Ok(Some(Arc::new(Book::new(Arc::default(), rules, Bounds::default())) as View)) })
+    }
+
+    fn record<'a>(&'a self, server: &'a str, seen: Sighting) -> Answer<'a, View> {
+        Silent.record(server, seen)
     }
 }
 
@@ -276,6 +295,28 @@ async fn pins_that_cannot_be_read_withhold_and_nobody_waits_for_long() {
     let opened = none.session(Settings::default()).head(none.list().as_bytes(), &JSON, None).await;
     assert!(replaced(&opened).contains("definitions"));
     assert!(rig.withheld("pins", 1) && none.withheld("pins", 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_call_brings_does_not_hang_on_the_store_of_pins() {
+    let servers = "servers: {one: {policy: p, credential: {kind: none}, tools: {trust: first_use}}}\n";
+    // Only recorded, so nobody asks for pins.
+    let rig = Rig::with(servers, Arc::new(Silent));
+    let mut session = rig.session(Settings::default());
+    assert_eq!(session.head(rig.call().as_bytes(), &JSON, None).await, Opened::Body);
+    assert_eq!(session.chunk(Bytes::from(RESULT), true).await, Chunk::Same);
+    // Masked: what was known last is enough.
+    let rig = Rig::with(servers, Arc::new(Away));
+    let policy = format!("{POLICY}mask: [{{pattern: fine, name: word}}]\n");
+    write(rig.folder.path(), &policy, servers, false);
+    rig.state.reload(1).unwrap();
+    let mut session = rig.session(Settings::default());
+    assert_eq!(session.head(rig.call().as_bytes(), &JSON, None).await, Opened::Body);
+    let Chunk::Bytes(out) = session.chunk(Bytes::from(RESULT), true).await else { panic!("changed") };
+    assert!(String::from_utf8(out).unwrap().contains("[word]"));
+    // Lists are compared with what is there now.
+    let opened = rig.session(Settings::default()).head(rig.list().as_bytes(), &JSON, None).await;
+    assert!(replaced(&opened).contains("definitions"));
 }
 
 #[tokio::test]

@@ -4,3 +4,4 @@ pub mod audit;
 mod lines;
 pub mod log;
 pub mod metrics;
+pub mod seldom;

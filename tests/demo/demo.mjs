@@ -7,8 +7,8 @@ import { stripVTControlCharacters } from 'node:util';
 
 import { load } from '../clients/driver.mjs';
 import {
-  DemoError, makeGrant, newSecret, operate, paths, prepareState, restartServer, runToEnd, startAuthz, startEnvoy, startServer, until,
-  writeDocuments, writeEnvoyConfiguration, writeSettings,
+  DemoError, makeGrant, newSecret, operate, operatorArguments, paths, prepareState, restartServer, runToEnd, startAuthz, startEnvoy,
+  startServer, until, writeDocuments, writeEnvoyConfiguration, writeSettings,
 } from './stack.mjs';
 
 const { Client } = await load('client-ts1', '@modelcontextprotocol/sdk/client/index.js');
@@ -246,7 +246,7 @@ async function wrongToken(url, token) {
   check(!lines(paths.audit).some(text => text.includes(token) || text.includes(wrong)), 'no audit line holds a token');
 }
 
-async function stay({ url, token, parts }) {
+async function stay({ url, token, program, parts }) {
   staying = true;
   const entry = { type: 'http', url, headers: { Authorization: `Bearer ${token}` } };
   say(`\n${bold('It stays up until you press Ctrl-C.')} For an MCP client on this machine:\n`);
@@ -254,6 +254,8 @@ async function stay({ url, token, parts }) {
   say(`\n   URL       ${url}\n   token     ${token}`);
   say('   decisions tail -f .demo/audit.jsonl');
   say('   policy    edit .demo/etc/policies/demo.json, then: kill -HUP $(cat .demo/mcp-authz.pid)');
+  say(`   metrics   curl http://${parts[0].admin}/metrics`);
+  say(`   pins      ${[program, 'pins', 'list', ...operatorArguments(parts[0])].join(' ')}`);
   await Promise.race(parts.map(part => new Promise(resolve => { part.child.on('exit', () => resolve(part)); }))).then(part => {
     throw new DemoError(`${part.name} ended by itself; see ${part.log}`);
   });
@@ -289,7 +291,7 @@ async function main(argv) {
     return 1;
   }
   say(`\n${green(bold('Everything came out as it should.'))} The policy: policies/demo.json. All decisions: .demo/audit.jsonl`);
-  if (argv.includes('--stay')) await stay({ url, token, parts: [authz, envoy.part, server.part] });
+  if (argv.includes('--stay')) await stay({ url, token, program, parts: [authz, envoy.part, server.part] });
   return 0;
 }
 

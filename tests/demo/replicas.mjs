@@ -23,10 +23,12 @@ const KILL_AT = 60;
 // Each agent goes on until it was told so often that the limit is used up, or until it has made so many calls.
 const REFUSALS = 10;
 const CALLS_MAX = 400;
-const CALL_MS = 20_000;
+const CALL_MS = 10_000;
 const ROUNDS_MAX = 10;
 const SETTLED_MS = 500;
 const NEW_STORE_MS = 2_000;
+// The code of the SDK for a call that it gave up.
+const TIMED_OUT = -32001;
 // The limit is by the hour of the clock; a run that began shortly before the next would be two.
 const HOUR_LEFT_MS = 60_000;
 
@@ -60,6 +62,13 @@ const executed = () => lines(paths.seen).filter(line => line.event === 'executed
 /** How many calls one replica let go, by its audit. */
 const allowed = replica => lines(replica.audit).filter(line => line.tool === TOOL && line.decision === 'allow').length;
 
+/** How many answers Envoy cut off because whoever looked at them was gone. Envoy writes its log every few seconds. */
+function cutOff() {
+  const log = readFileSync(join(state, 'envoy.log'), 'utf8').split('\n');
+  const entries = log.filter(line => line.startsWith('{') && line.endsWith('}')).map(line => JSON.parse(line));
+  return entries.filter(entry => entry.mcp_method === 'tools/call' && entry.details.startsWith('ext_proc_error')).length;
+}
+
 async function connect(url, token) {
   const client = new Client({ name: 'demo-agent', version: '1.0.0' });
   const headers = { Authorization: `Bearer ${token}` };
@@ -78,8 +87,10 @@ async function call(client, told) {
     else if (text.startsWith('[POLICY UNAVAILABLE]')) outcome = 'unavailable';
     else outcome = `an error: ${text}`;
   } catch (error) {
-    // Envoy's own answer while it does not know yet that a replica is gone.
-    outcome = error.code === 503 ? 'gone' : `an error: ${error.message}`;
+    // Envoy's own answer while it does not know yet that a replica is gone. Of an answer that has begun to arrive only the rest
+    // can be withheld, and this SDK then waits for it until its time is over.
+    if (error.code === 503) outcome = 'gone';
+    else outcome = error.code === TIMED_OUT ? 'cut' : `an error: ${error.message}`;
   }
   told.set(outcome, (told.get(outcome) ?? 0) + 1);
   return outcome;
@@ -138,11 +149,13 @@ async function story({ program, replicas, url, token }) {
   await Promise.all(clients.map(client => client.close().catch(() => {})));
 
   say(`\n${bold('What the agents were told')}`);
-  const words = { done: 'message sent', limit: `[POLICY DENIED] Only ${MAX} messages per hour.`, gone: 'HTTP 503: nobody decided', unavailable: '[POLICY UNAVAILABLE] the limit could not be asked' };
+  const words = { done: 'message sent', limit: `[POLICY DENIED] Only ${MAX} messages per hour.`, gone: 'HTTP 503: nobody decided, or nobody could look at the answer', cut: 'the answer was cut off', unavailable: '[POLICY UNAVAILABLE] the limit could not be asked' };
   for (const [outcome, n] of [...told].sort()) say(`   ${String(n).padStart(5)}  ${shown(words[outcome] ?? outcome)}`);
 
   say(`\n${bold('What an operator sees, asking the replica that lives')}\n   mcp-authz quota ${args.join(' ')}`);
   say(`   ${shown(operate(program, second.part, ['quota', ...args]))}`);
+  const cut = told.get('cut') ?? 0;
+  await until('Envoy writing its log', () => cutOff() >= cut).catch(() => {});
   judge({ killed, exhausted, told, row: look(), replicas });
 }
 
@@ -159,7 +172,7 @@ function judge({ killed, exhausted, told, row, replicas }) {
     say(`   ${String(lost).padStart(5)}  counted and not run: they were held when their replica was killed, and nobody can tell what became of`);
     say('          them, so they stay spent. An unknown outcome never refills a limit.');
   }
-  const others = [...told.keys()].filter(outcome => !['done', 'gone', 'limit', 'unavailable'].includes(outcome));
+  const others = [...told.keys()].filter(outcome => !['cut', 'done', 'gone', 'limit', 'unavailable'].includes(outcome));
   check(killed, 'one replica was killed in the middle');
   check(by.every(n => n > 0), 'both replicas let calls go');
   check(exhausted, 'the agents asked until nothing was left');
@@ -167,6 +180,7 @@ function judge({ killed, exhausted, told, row, replicas }) {
   check(row.used === MAX && row.left === 0, `the limit is used up: ${MAX} of ${MAX}`);
   check(lost >= 0 && lost <= undecided, lost === 0 ? 'every call that counts has run' : 'whoever was counted and not served was told that nobody decided');
   check((told.get('done') ?? 0) <= ran, 'no agent was told of a message that was not sent');
+  check((told.get('cut') ?? 0) <= cutOff(), 'whoever waited in vain lost its answer with the replica');
   check(others.length === 0, 'nobody was told anything else');
 }
 

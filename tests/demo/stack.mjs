@@ -128,8 +128,10 @@ export function writeEnvoyConfiguration(sockets, upstreamPort) {
 }
 
 // Runs "$@" and ends it when descriptor 3 closes. This process holds the other end, so the program cannot outlive it, not
-// even when it is killed in a way that it cannot notice.
-const LEASH = '"$@" 3<&- & child=$!; echo "$child" >"$PID_FILE"; { read -r _ <&3; kill "$child"; } 2>/dev/null & wait "$child"';
+// even when it is killed in a way that it cannot notice. The leash ends with the program: by the time descriptor 3 closes, the
+// number of one that was killed may be that of somebody else's process.
+const LEASH = '"$@" 3<&- & child=$!; echo "$child" >"$PID_FILE"; { read -r _ <&3; kill "$child"; } 2>/dev/null & leash=$!; '
+  + 'wait "$child"; status=$?; kill "$leash" 2>/dev/null; exit "$status"';
 
 /** Starts a program whose output goes to .demo/<name>.log and whose process id goes to .demo/<name>.pid. */
 export function start(name, program, args) {
@@ -220,10 +222,12 @@ export function kill9(part) {
   process.kill(Number(readFileSync(join(state, `${part.name}.pid`), 'utf8')), 'SIGKILL');
 }
 
+/** What leads `mcp-authz quota` and `mcp-authz pins` to one replica. */
+export const operatorArguments = part => ['--admin', part.admin, '--token-file', join(files, 'admin.token')];
+
 /** What `mcp-authz quota` or `mcp-authz pins` says, asked through the admin port of one replica. */
 export function operate(program, part, args) {
-  const target = ['--admin', part.admin, '--token-file', join(files, 'admin.token')];
-  return execFileSync(program, [...args, ...target], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+  return execFileSync(program, [...args, ...operatorArguments(part)], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
 }
 
 /** Starts a Redis that keeps its counts and never evicts; gives its URL. */

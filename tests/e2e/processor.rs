@@ -189,6 +189,54 @@ async fn without_a_ticket_a_response_is_left_alone() {
     assert_left_alone(&answer.expect("an answer"));
 }
 
+/// How often a text stands in what the program has said, once it stands there at all.
+async fn said(rig: &Rig, text: &str) -> usize {
+    until(text, async || {
+        let times = rig.authz.process.output().matches(text).count();
+        (times > 0).then_some(times)
+    })
+    .await
+}
+
+/// Everything that the program has had to say until now: lines come in their order, and the last one is asked for here.
+async fn all_said(rig: &Rig) -> String {
+    let observed =
+        ProcessingRequest { request: Some(json()), observability_mode: true, ..ProcessingRequest::default() };
+    assert_eq!(rig.open().await.tell(observed).await, Err(Code::FailedPrecondition));
+    said(rig, "observability_mode: true").await;
+    rig.authz.process.output()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_envoy_that_forwards_no_decision_is_told_of_once() {
+    const TOLD: &str = "forwarding_namespaces";
+    let rig = start("").await;
+    let answered = |status: &str| {
+        let mut head = head("text/html");
+        let lines = &mut head.headers.as_mut().expect("lines").headers;
+        lines.iter_mut().find(|line| line.key == ":status").expect("a status").raw_value = status.into();
+        Part::ResponseHeaders(head)
+    };
+    // Envoy's own answers have no decision, and those of requests that were denied have one.
+    assert_left_alone(&rig.open().await.ask(answered("413"), HashMap::new()).await.expect("an answer"));
+    assert_left_alone(&rig.open().await.ask(json(), rig.decided("secret_tool").await).await.expect("an answer"));
+    assert!(!all_said(&rig).await.contains(TOLD));
+    for _ in 0..3 {
+        assert_left_alone(&rig.open().await.ask(json(), HashMap::new()).await.expect("an answer"));
+    }
+    assert_eq!(said(&rig, TOLD).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_without_a_head_is_cut_off_and_told_of() {
+    let rig = start("").await;
+    for _ in 0..2 {
+        assert_eq!(rig.open().await.body(RESULT, true).await, Err(Code::Aborted));
+    }
+    rig.withheld("mode", 2).await;
+    assert_eq!(said(&rig, "response_header_mode: SEND").await, 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ticket_that_is_not_ours_withholds_and_is_said_nowhere() {
     let rig = start("").await;

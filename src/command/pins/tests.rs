@@ -197,6 +197,8 @@ async fn a_change_is_seen_read_and_approved() {
     assert_eq!((status, &*out), (ExitCode::SUCCESS, "nothing waits for approval\n"));
     let (status, _, err) = rig.pins(&["approve", "--server", "tickets", "--tool", "x"], "").await;
     assert_eq!((status, &*err), (ExitCode::from(1), "mcp-authz: nothing of that name waits for approval\n"));
+    let (status, _, err) = rig.pins(&["approve", "--server", "tickets", "--all"], "").await;
+    assert_eq!((status, &*err), (ExitCode::from(1), "mcp-authz: nothing waits for approval\n"));
     let (status, out, _) = rig.pins(&["forget", "--server", "tickets", "--tool", "drop it'all", "--yes"], "").await;
     assert_eq!((status, &*out), (ExitCode::SUCCESS, "1 tool is forgotten\n"));
     let (status, _, _) = rig.pins(&["reset", "--server", "tickets"], "n\n").await;

@@ -29,7 +29,10 @@ use crate::{
         redis::{Event, Observer, Outage, RedisLedger, Settings},
     },
     snapshot::Snapshot,
-    telemetry::metrics::{ErrorKind, LedgerEvent, LedgerOutage, Metrics, QuotaOutcome, ReservationOutcome},
+    telemetry::{
+        metrics::{ErrorKind, LedgerEvent, LedgerOutage, Metrics, QuotaOutcome, ReservationOutcome},
+        seldom::Seldom,
+    },
 };
 
 /// The engine in use, the callback for what is dropped, whether the store was reached, and who ends what was dropped.
@@ -152,6 +155,7 @@ fn observer(metrics: Metrics, reached: Reached) -> Observer {
 }
 
 fn on_settled(metrics: Metrics) -> OnSettled {
+    let warnings = Seldom::new();
     Arc::new(move |ticket, leak| {
         metrics.reservations(ReservationOutcome::Leaked, 1);
         match leak {
@@ -163,7 +167,12 @@ fn on_settled(metrics: Metrics) -> OnSettled {
             Leak::GivenUp(error) => {
                 metrics.reservations(ReservationOutcome::LeftSpent, 1);
                 metrics.error(ErrorKind::Ledger);
-                tracing::warn!(error = chain(&error), "A reservation could not be given back; its units stay spent.");
+                if warnings.is_due() {
+                    tracing::warn!(
+                        error = chain(&error),
+                        "Reservations could not be given back; their units stay spent."
+                    );
+                }
             }
             Leak::TooMany => {
                 metrics.reservations(ReservationOutcome::LeftSpent, 1);

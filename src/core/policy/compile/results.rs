@@ -251,11 +251,11 @@ fn bounded_text<'a>(cursor: &Cursor<'_>, text: &'a str) -> Option<&'a str> {
 fn read_new_fields(cursor: &Cursor<'_>) -> Option<PathList> {
     let paths = match cursor.node().shape {
         Shape::List(_) => read_paths(cursor),
-        Shape::Bool(_) | Shape::Map(_) | Shape::Null | Shape::Number(_) | Shape::String(_) => {
-            if !cursor.bool()? {
-                return None;
-            }
-            Box::default()
+        Shape::Bool(true) => Box::default(),
+        Shape::Bool(false) => return None,
+        Shape::Map(_) | Shape::Null | Shape::Number(_) | Shape::String(_) => {
+            cursor.defect_with_hint("expected `true` or a list of paths", "the list names the fields that are known");
+            return None;
         }
     };
     Some(PathList { pointer: cursor.pointer().into(), paths })

@@ -71,7 +71,7 @@ inspect:
         "p:18: /block_if/3/conditions/0/path: `args.a`: a path starts with",
         "p:18: /block_if/3/conditions/0/op: expected one of",
         "p:19: /reveal/0: `result.a..b`: a name in the path is empty",
-        "p:20: /report_new_fields: expected",
+        "p:20: /report_new_fields: expected `true` or a list of paths",
         "p:22: /inspect/hidden_text: expected one of",
         "p:23: /inspect/links: missing key `action`",
         "p:23: /inspect/links/hosts/0: `https://a.example` is no host",
