@@ -62,10 +62,12 @@ impl Streams {
         let place = self.places.try_acquire();
         let mut process = check.process(if place.is_ok() { Room::Given } else { Room::None });
         let mut messages = Messages::of(body, self.message_bytes_max);
+        // One for the whole stream: patience that began anew with each message would never end.
+        let mut over = std::pin::pin!(self.is_over());
         loop {
             let message = tokio::select! {
                 biased;
-                () = self.is_over() => return Err(Status::unavailable("mcp-authz stops")),
+                () = &mut over => return Err(Status::unavailable("mcp-authz stops")),
                 message = messages.next() => message?,
             };
             let Some(message) = message else { return Ok(()) };

@@ -174,6 +174,16 @@ async fn idle_streams_do_not_hold_the_end_and_are_told_that_it_is_no_good_one() 
     assert!(began.elapsed() < Duration::from_secs(2), "it did not use up the time of Checks");
 }
 
+#[tokio::test]
+async fn streams_that_never_rest_do_not_hold_the_end_either() {
+    let running = Running::tcp(Settings { drain: Duration::from_secs(4), ..settings() }).await;
+    let mut busy = Response::open(running.channel().await).await;
+    assert_eq!(busy.ask("one").await, said("one"));
+    let stopping = tokio::spawn(running.stop());
+    while busy.ask("more").await == said("more") {}
+    assert_eq!(stopping.await.unwrap(), Drained::Clean, "it did not use up the time of Checks");
+}
+
 /// Calls that were let go before the stop get their responses after it.
 #[tokio::test]
 async fn a_connection_of_responses_alone_takes_more_of_them_for_a_while() {
