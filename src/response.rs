@@ -52,7 +52,7 @@ use crate::{
 const AGE_MAX_MS: u64 = 7 * 86_400_000;
 
 /// So many responses may be asked for before the first is shown: calls take their time.
-const UNSEEN_MAX: u64 = 100;
+const UNSEEN_MAX: u64 = 20;
 
 /// Bounds and switches of the response phase, from the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
