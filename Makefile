@@ -10,7 +10,7 @@ demo:
 
 # Each target for SECONDS, on stable Rust.
 fuzz:
-	for target in check evaluate headers parse policy response settle; do tests/fuzz/run.sh $$target $(or $(SECONDS),60) || exit 1; done
+	for target in check evaluate headers mask parse policy response settle; do tests/fuzz/run.sh $$target $(or $(SECONDS),60) || exit 1; done
 
 bench:
 	cargo bench --bench check

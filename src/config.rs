@@ -102,6 +102,8 @@ pub struct Paths {
     pub grants: PathBuf,
     /// Folder of upstream secrets.
     pub credentials: PathBuf,
+    /// [`Envoy::response_phase`]: documents that promise something about responses are refused without it.
+    pub response_phase: bool,
 }
 
 impl Paths {
@@ -113,6 +115,7 @@ impl Paths {
             servers: folder.join("servers.yaml"),
             grants: folder.join("grants"),
             credentials: folder.join("credentials"),
+            response_phase: true,
         }
     }
 }
@@ -190,6 +193,9 @@ pub struct Timeouts {
 pub struct Envoy {
     /// Whether a body handed over as text (without `pack_as_bytes`) is judged, although bytes may be lost in it.
     pub accept_lossy_body: bool,
+    /// Whether Envoy shows the responses that a decision asks for (ext_proc). Nobody else can tell: an Envoy without that filter
+    /// sends them to the client as they are.
+    pub response_phase: bool,
 }
 
 /// The record of decisions.
@@ -269,7 +275,7 @@ impl Config {
         let bytes = files::read(path, files::DOCUMENT_BYTES_MAX).ok()?;
         let report = Report::read(&name, &bytes, Format::of_name(&name).unwrap_or(Format::Yaml));
         let fields = report.root()?.fields(SECTIONS)?;
-        read::paths(&fields, path.parent().unwrap_or(Path::new("")))
+        read::paths(&fields, path.parent().unwrap_or(Path::new("")), true)
     }
 }
 

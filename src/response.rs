@@ -14,7 +14,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -27,6 +27,8 @@ use mcp_authz_core::{
     principal::Principal,
     response::{Asked, Concern, Job, Limits},
 };
+
+use tokio::sync::Semaphore;
 
 pub use self::{
     need::Recording,
@@ -50,9 +52,6 @@ use crate::{
 
 /// Tickets that are older say nothing any more, ms: longer than any call runs.
 const AGE_MAX_MS: u64 = 7 * 86_400_000;
-
-/// So many responses may be asked for before the first is shown: calls take their time.
-const UNSEEN_MAX: u64 = 20;
 
 /// Bounds and switches of the response phase, from the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,10 +88,9 @@ pub struct Responses {
     metrics: Metrics,
     audit: Arc<AuditSink>,
     held: Held,
+    /// Places for large pieces. What reading one takes is a multiple of its bytes, so only so many are read at once.
+    judging: Arc<Semaphore>,
     warnings: Seldom,
-    /// Responses that decisions asked for, until one was shown.
-    asked: AtomicU64,
-    is_shown: AtomicBool,
 }
 
 impl fmt::Debug for Responses {
@@ -111,31 +109,9 @@ impl Responses {
         metrics: Metrics,
         audit: Arc<AuditSink>,
     ) -> Self {
-        Self {
-            state,
-            keys: Box::new(keys),
-            pins,
-            clock,
-            metrics,
-            audit,
-            held: Held::default(),
-            warnings: Seldom::new(),
-            asked: AtomicU64::new(0),
-            is_shown: AtomicBool::new(false),
-        }
-    }
-
-    /// Counts a decision whose response has to be looked at. An Envoy that shows none of them is told of once: nobody else would
-    /// notice that lists are whole and nothing is masked.
-    pub fn asked(&self) {
-        self.metrics.response_asked();
-        if !self.is_shown.load(Ordering::Relaxed)
-            && self.asked.fetch_add(1, Ordering::Relaxed).saturating_add(1) == UNSEEN_MAX
-        {
-            tracing::error!(
-                "Envoy was asked to show {UNSEEN_MAX} responses, and has shown none to this process: without its ext_proc filter, behind ext_authz, nothing is hidden or masked. See deploy/RESPONSES.md; said once, mcp_authz_responses_asked_total counts."
-            );
-        }
+        let judging = Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)));
+        let warnings = Seldom::new();
+        Self { state, keys: Box::new(keys), pins, clock, metrics, audit, held: Held::default(), judging, warnings }
     }
 
     /// Reads the ticket and finds what it names.
@@ -174,8 +150,13 @@ impl Responses {
         }
         let who = grant.principal().clone();
         let policy = self.policy(&snapshot, ticket, &who).ok_or(WithheldReason::Policy)?;
-        // Of a server that is in no file any more nothing is known that its tools could be compared with.
-        let has_pins = snapshot.server(&ticket.server).is_some_and(|server| server.server.tools().is_some());
+        let has_pins = match (snapshot.server(&ticket.server), &ticket.asked) {
+            (Some(server), _) => server.server.tools().is_some(),
+            // The result of a call has nothing to do with definitions.
+            (None, Asked::Call(_)) => false,
+            // Of a server that is in no file any more nobody knows whether its tools are to be compared with anything.
+            (None, Asked::Request(_) | Asked::Stream) => return Err(WithheldReason::Policy),
+        };
         Ok(Parties { policy, who, has_pins })
     }
 
@@ -219,6 +200,16 @@ impl Responses {
                 Err(WithheldReason::Pins)
             }
             Err(_) => Err(WithheldReason::Pins),
+        }
+    }
+
+    /// Counts a response that left although a decision asked to look at it.
+    pub fn unseen(&self) {
+        self.metrics.response_unseen();
+        if self.may_warn() {
+            tracing::error!(
+                "A response was sent to its client although the decision asked to look at it, and nobody did: nothing of it was hidden, masked or recorded. Does Envoy have the ext_proc filter of deploy/envoy.yaml, with `failure_mode_allow: false`, and with its namespaces forwarded and received?"
+            );
         }
     }
 

@@ -189,6 +189,7 @@ mod tests {
             servers: root.join("servers.yaml"),
             grants: root.join("grants"),
             credentials: root.join("credentials"),
+            response_phase: true,
         }
     }
 

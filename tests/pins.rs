@@ -41,7 +41,7 @@ impl Authz {
         let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let settings = format!(
             "listen: {{grpc: [\"unix://authz.sock\"], admin: \"{admin}\"}}\nadmin: {{token_file: token}}\n\
-             ledger: {{embedded: {{folder: ./ledger}}}}\naudit: {{sink: ./audit.jsonl}}\n"
+             envoy: {{response_phase: true}}\nledger: {{embedded: {{folder: ./ledger}}}}\naudit: {{sink: ./audit.jsonl}}\n"
         );
         fs::write(folder.join("config.yaml"), settings).unwrap();
         let log = fs::File::options().append(true).create(true).open(folder.join("log")).unwrap();

@@ -27,7 +27,7 @@ mod pins;
 use crate::{
     admin::{self, AdminView, PinPages, QuotaPages, Readiness, router, token::AdminToken},
     clock::{Clock, SystemClock, rfc3339},
-    config::{self, Config, Limits, Paths},
+    config::{self, Config, Envoy, Limits, Paths},
     engine::Engine,
     envoy::{
         check::{Adapter, After, LiveSettings, Settings as CheckSettings},
@@ -421,7 +421,9 @@ impl Reloader {
         };
         effective.timeouts.check = new.timeouts.check;
         effective.timeouts.margin = new.timeouts.margin;
-        effective.envoy = new.envoy;
+        // What documents were read under holds until a restart.
+        let response_phase = effective.envoy.response_phase;
+        effective.envoy = Envoy { response_phase, ..new.envoy };
         // The places for streams were made at the start.
         let streams_max = effective.response.streams_max;
         effective.response = config::Response { streams_max, ..new.response };

@@ -31,10 +31,11 @@ pub(super) fn config(fields: &Fields<'_>, folder: &Path) -> Option<Config> {
         Exposure::LoopbackOnly
     };
     let listen = fields.required("listen").and_then(|value| listen(&value, folder, exposure));
-    let paths = paths(fields, folder);
+    let envoy = envoy(fields);
+    // Where that is not known, it is told once, and not of every document.
+    let paths = paths(fields, folder, envoy.is_none_or(|envoy| envoy.response_phase));
     let limits = limits(fields);
     let timeouts = timeouts(fields);
-    let envoy = envoy(fields);
     let audit = audit(fields, folder);
     let log = log(fields);
     let admin = admin(fields, folder);
@@ -191,7 +192,7 @@ pub(super) fn path(value: &Cursor<'_>, folder: &Path) -> Option<PathBuf> {
     Some(folder.join(text))
 }
 
-pub(super) fn paths(parent: &Fields<'_>, folder: &Path) -> Option<Paths> {
+pub(super) fn paths(parent: &Fields<'_>, folder: &Path, response_phase: bool) -> Option<Paths> {
     let section = Section::of(parent, "paths", &["policies", "servers", "grants", "credentials"])?;
     let default = Paths::below(folder);
     let read = |key: &str, default: PathBuf| match section.optional(key) {
@@ -200,7 +201,8 @@ pub(super) fn paths(parent: &Fields<'_>, folder: &Path) -> Option<Paths> {
     };
     let (policies, servers) = (read("policies", default.policies), read("servers", default.servers));
     let (grants, credentials) = (read("grants", default.grants), read("credentials", default.credentials));
-    Some(Paths { policies: policies?, servers: servers?, grants: grants?, credentials: credentials? })
+    let (policies, servers, grants, credentials) = (policies?, servers?, grants?, credentials?);
+    Some(Paths { policies, servers, grants, credentials, response_phase })
 }
 
 /// A section that may be left out, and then all its keys are.
@@ -315,8 +317,9 @@ fn timeouts(parent: &Fields<'_>) -> Option<Timeouts> {
 }
 
 fn envoy(parent: &Fields<'_>) -> Option<Envoy> {
-    let section = Section::of(parent, "envoy", &["accept_lossy_body"])?;
-    Some(Envoy { accept_lossy_body: section.flag("accept_lossy_body")? })
+    let section = Section::of(parent, "envoy", &["accept_lossy_body", "response_phase"])?;
+    let (accept_lossy_body, response_phase) = (section.flag("accept_lossy_body"), section.flag("response_phase"));
+    Some(Envoy { accept_lossy_body: accept_lossy_body?, response_phase: response_phase? })
 }
 
 fn audit(parent: &Fields<'_>, folder: &Path) -> Option<Audit> {

@@ -52,7 +52,10 @@ impl Config {
                 "lease_ms": ms(timeouts.lease),
                 "drain_ms": ms(timeouts.drain),
             },
-            "envoy": { "accept_lossy_body": self.envoy.accept_lossy_body },
+            "envoy": {
+                "accept_lossy_body": self.envoy.accept_lossy_body,
+                "response_phase": self.envoy.response_phase,
+            },
             "audit": {
                 "sink": match &self.audit.sink {
                     Sink::File(path) => text(path),

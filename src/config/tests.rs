@@ -46,7 +46,7 @@ fn every_setting_has_its_default() {
     assert_eq!(config.limits, limits);
     let timeouts = [config.timeouts.check, config.timeouts.margin, config.timeouts.lease, config.timeouts.drain];
     assert_eq!(timeouts.map(|time| time.as_millis()), [1_000, 20, 120_000, 10_000]);
-    assert!(!config.envoy.accept_lossy_body);
+    assert!(!config.envoy.accept_lossy_body && !config.envoy.response_phase && !config.paths.response_phase);
     assert_eq!(config.audit, Audit { sink: Sink::Stdout, fail_closed: false, buffer_bytes_max: 4_194_304 });
     assert_eq!(config.log, Log { level: Level::Info, format: log::Format::Text });
     assert_eq!(config.admin, Admin::default());
@@ -65,7 +65,7 @@ danger_plaintext_tcp: false
 paths: {policies: p, servers: /s.yaml, grants: ../g, credentials: c}
 limits: {body_bytes_max: 1024, json_depth_max: 8, json_nodes_max: 100, checks_in_flight_max: 1, header_bytes_max: 1024, headers_max: 10, counters_max: 100, reservations_max: 101, metric_counters_max: 0}
 timeouts: {check_ms: 10, margin_ms: 9, lease_ms: 1000, drain_ms: 0}
-envoy: {accept_lossy_body: true}
+envoy: {accept_lossy_body: true, response_phase: true}
 audit: {sink: audit.jsonl, fail_closed: true, buffer_bytes_max: 65536}
 log: {level: debug, format: json}
 admin: {token_file: ../admin.token}
@@ -88,6 +88,7 @@ admin: {token_file: ../admin.token}
     assert_eq!((config.limits.json().depth_max, config.limits.headers().count_max), (8, 10));
     assert_eq!(config.timeouts.margin, Duration::from_millis(9));
     assert!(config.envoy.accept_lossy_body && config.audit.fail_closed);
+    assert!(config.envoy.response_phase && config.paths.response_phase);
     assert_eq!(config.audit.sink, Sink::File("/etc/x/audit.jsonl".into()));
     assert_eq!(config.log, Log { level: Level::Debug, format: log::Format::Json });
     assert_eq!(config.admin.token_file.as_deref(), Some(Path::new("/etc/x/../admin.token")));

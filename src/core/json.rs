@@ -121,18 +121,24 @@ impl Kind {
     }
 }
 
-/// A span of the text. `escaped` says that it is a string with at least one escape sequence.
+/// A span of the text.
 #[derive(Clone, Copy, Debug, Default)]
 struct Span {
     start: u32,
     end: u32,
+}
+
+/// The span of a string without its quotes; `escaped` says that it holds at least one escape sequence.
+#[derive(Clone, Copy, Debug, Default)]
+struct Text {
+    span: Span,
     escaped: bool,
 }
 
-/// One value. Nodes stand in document order; `next` is the index after the last node of the subtree.
+/// One value. Nodes stand in document order; `next` is the index after the last node of the subtree. A list of tools has some
+/// thousands, and writing them is much of what reading costs: hence the flags beside the kind instead of in the spans.
 #[derive(Clone, Copy, Debug)]
 struct Node {
-    kind: Kind,
     /// Member name without its quotes, for the members of an object.
     key: Span,
     /// The value: without its quotes for a string, with its brackets for a container.
@@ -140,6 +146,15 @@ struct Node {
     next: u32,
     /// Members or elements.
     children: u32,
+    kind: Kind,
+    key_escaped: bool,
+    value_escaped: bool,
+}
+
+impl Node {
+    fn key(&self) -> Text {
+        Text { span: self.key, escaped: self.key_escaped }
+    }
 }
 
 /// A text that was read to its end and refused nothing.
@@ -182,11 +197,14 @@ impl<'a> Document<'a> {
             return Err(JsonError { defect: JsonDefect::Utf8, offset: 0 });
         }
         // Messages have a value in some twelve bytes; growing the list in steps would copy most of it twice.
-        let (nodes, open) = (Vec::with_capacity(bytes.len().div_ceil(12).saturating_add(8)), Vec::with_capacity(8));
-        let has_plain_names = bytes.is_ascii() && !bytes.contains(&0x7f);
-        let mut scanner = Scanner { text, bytes, at: 0, nodes, open, limits, equal_names, has_plain_names };
-        scanner.run()?;
-        Ok(Self { text, nodes: scanner.nodes })
+        let nodes = Vec::with_capacity(bytes.len().div_ceil(12).saturating_add(8).min(limits.nodes_max));
+        let (open, in_object) = (Vec::with_capacity(8), false);
+        let has_plain_names = is_without_controls(bytes);
+        let mut scanner = Scanner { text, bytes, at: 0, nodes, open, in_object, limits, equal_names, has_plain_names };
+        match scanner.run() {
+            Ok(()) => Ok(Self { text, nodes: scanner.nodes }),
+            Err(defect) => Err(JsonError { defect, offset: scanner.at }),
+        }
     }
 
     /// The top-level value.
@@ -218,11 +236,13 @@ impl<'d> Value<'d> {
         // INVARIANT: indexes come from the scanner or from `next` links; an impossible one reads as null, which no rule
         // accepts.
         self.document.nodes.get(widen(self.index)).copied().unwrap_or(Node {
-            kind: Kind::Null,
             key: Span::default(),
             value: Span::default(),
             next: self.index.saturating_add(1),
             children: 0,
+            kind: Kind::Null,
+            key_escaped: false,
+            value_escaped: false,
         })
     }
 
@@ -268,7 +288,7 @@ impl<'d> Value<'d> {
     #[must_use]
     pub fn as_str(self) -> Option<Cow<'d, str>> {
         let node = self.node();
-        (node.kind == Kind::String).then(|| unescape(self.document.slice(node.value), node.value.escaped))
+        (node.kind == Kind::String).then(|| unescape(self.document.slice(node.value), node.value_escaped))
     }
 
     /// A boolean.
@@ -302,7 +322,14 @@ impl<'d> Value<'d> {
     /// The member of that name; `None` for a missing one and for a value that is no object.
     #[must_use]
     pub fn get(self, name: &str) -> Option<Value<'d>> {
-        self.members().find(|(key, _)| key == name).map(|(_, value)| value)
+        let mut members = self.members();
+        loop {
+            let (node, value) = members.next_node()?;
+            let key = self.document.slice(node.key);
+            if if node.key_escaped { unescape(key, true) == name } else { key == name } {
+                return Some(value);
+            }
+        }
     }
 
     /// The members of an object in document order; nothing for another type.
@@ -330,15 +357,24 @@ pub struct Members<'d> {
     left: u32,
 }
 
-impl<'d> Iterator for Members<'d> {
-    type Item = (Cow<'d, str>, Value<'d>);
-
-    fn next(&mut self) -> Option<Self::Item> {
+impl<'d> Members<'d> {
+    #[inline]
+    fn next_node(&mut self) -> Option<(Node, Value<'d>)> {
         self.left = self.left.checked_sub(1)?;
         let value = Value { document: self.document, index: self.index };
         let node = value.node();
         self.index = node.next;
-        Some((unescape(self.document.slice(node.key), node.key.escaped), value))
+        Some((node, value))
+    }
+}
+
+impl<'d> Iterator for Members<'d> {
+    type Item = (Cow<'d, str>, Value<'d>);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let (node, value) = self.next_node()?;
+        Some((unescape(self.document.slice(node.key), node.key_escaped), value))
     }
 }
 
@@ -349,8 +385,9 @@ pub struct Elements<'d>(Members<'d>);
 impl<'d> Iterator for Elements<'d> {
     type Item = Value<'d>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        self.0.next().map(|(_, value)| value)
+        self.0.next_node().map(|(_, value)| value)
     }
 }
 
@@ -370,151 +407,192 @@ enum EqualNames {
 #[derive(Clone, Copy)]
 struct Open {
     index: u32,
-    is_object: bool,
     /// Members or elements so far.
     children: u32,
     /// A bit for each name so far, and whether two could be equal: most objects need no closer look.
     names: u64,
     may_repeat: bool,
+    is_object: bool,
 }
+
+/// The offset of a defect is where the scanner stands: an error of one byte comes back in a register.
+type Scan<T> = Result<T, JsonDefect>;
 
 struct Scanner<'a> {
     text: &'a str,
     bytes: &'a [u8],
     at: usize,
     nodes: Vec<Node>,
-    /// The containers that are open, outermost first.
+    /// The containers that are open, outermost first, and whether the innermost is an object.
     open: Vec<Open>,
+    in_object: bool,
     limits: Limits,
     equal_names: EqualNames,
-    /// Whether no name can hold a control character unless it is escaped: the whole text is ASCII without DEL.
+    /// Whether no name can hold a control character unless it is escaped.
     has_plain_names: bool,
 }
 
 impl Scanner<'_> {
-    fn run(&mut self) -> Result<(), JsonError> {
+    fn run(&mut self) -> Scan<()> {
         self.space();
         if self.peek().is_none() {
-            return self.fail(JsonDefect::Empty);
+            return Err(JsonDefect::Empty);
         }
-        let mut key = Span::default();
+        let mut key = Text::default();
         loop {
             let opened = self.value(key)?;
             // After a value: close what ends here, then find the next value's place.
             let mut fresh = opened;
             loop {
-                let Some(&parent) = self.open.last() else { return self.end() };
+                if self.open.is_empty() {
+                    return self.end();
+                }
                 self.space();
-                match (self.peek(), parent.is_object) {
-                    (Some(b'}'), true) | (Some(b']'), false) => {
-                        self.bump();
-                        self.close(parent)?;
-                        fresh = false;
-                    }
-                    (Some(_), _) if fresh => {
-                        key = self.member_start(parent.is_object)?;
-                        break;
-                    }
-                    (Some(b','), _) => {
+                match self.peek() {
+                    Some(b',') if !fresh => {
                         self.bump();
                         self.space();
-                        key = self.member_start(parent.is_object)?;
+                        key = self.member_start()?;
                         break;
                     }
-                    (Some(_), _) => return self.fail(JsonDefect::Syntax),
-                    (None, _) => return self.fail(JsonDefect::Truncated),
+                    Some(byte) if byte == if self.in_object { b'}' } else { b']' } => {
+                        self.bump();
+                        self.close()?;
+                        fresh = false;
+                    }
+                    Some(_) if fresh => {
+                        key = self.member_start()?;
+                        break;
+                    }
+                    Some(_) => return Err(JsonDefect::Syntax),
+                    None => return Err(JsonDefect::Truncated),
                 }
             }
         }
     }
 
     /// Nothing but white space may follow the top-level value.
-    fn end(&mut self) -> Result<(), JsonError> {
+    fn end(&mut self) -> Scan<()> {
         self.space();
-        if self.peek().is_some() { self.fail(JsonDefect::Syntax) } else { Ok(()) }
+        if self.peek().is_some() { Err(JsonDefect::Syntax) } else { Ok(()) }
     }
 
     /// Reads `"name" :` in an object; counts the child in both kinds of container.
-    fn member_start(&mut self, object: bool) -> Result<Span, JsonError> {
-        if let Some(parent) = self.open.last_mut() {
-            parent.children = parent.children.saturating_add(1);
-        }
-        if !object {
-            return Ok(Span::default());
+    #[inline(always)]
+    fn member_start(&mut self) -> Scan<Text> {
+        if !self.in_object {
+            self.count_child(0, false);
+            return Ok(Text::default());
         }
         match self.peek() {
             Some(b'"') => {}
-            Some(_) => return self.fail(JsonDefect::Syntax),
-            None => return self.fail(JsonDefect::Truncated),
+            Some(_) => return Err(JsonDefect::Syntax),
+            None => return Err(JsonDefect::Truncated),
         }
         let key = self.string()?;
-        // Parsers exist that end a name at NUL; no tool needs a control character in one.
-        let plain = !key.escaped && (self.has_plain_names || self.cut(key).bytes().all(|b| b < 0x7f));
-        if !plain && unescape(self.cut(key), key.escaped).chars().any(char::is_control) {
-            return Err(JsonError { defect: JsonDefect::Control, offset: widen(key.start) });
+        if key.escaped || !self.has_plain_names {
+            self.refuse_control(key)?;
         }
-        let bit = self.name_bit(key);
-        if let Some(parent) = self.open.last_mut() {
-            parent.may_repeat |= key.escaped || parent.names & bit != 0;
-            parent.names |= bit;
-        }
+        self.count_child(self.name_bit(key.span), key.escaped);
         self.space();
         match self.peek() {
             Some(b':') => self.bump(),
-            Some(_) => return self.fail(JsonDefect::Syntax),
-            None => return self.fail(JsonDefect::Truncated),
+            Some(_) => return Err(JsonDefect::Syntax),
+            None => return Err(JsonDefect::Truncated),
         }
         self.space();
         Ok(key)
     }
 
+    /// Counts a child of the innermost container, with the bit of its name in an object.
+    #[inline(always)]
+    fn count_child(&mut self, name: u64, escaped: bool) {
+        if let Some(parent) = self.open.last_mut() {
+            parent.children = parent.children.wrapping_add(1);
+            parent.may_repeat |= escaped || parent.names & name != 0;
+            parent.names |= name;
+        }
+    }
+
+    /// Parsers exist that end a name at NUL; no tool needs a control character in one.
+    #[inline(never)]
+    fn refuse_control(&mut self, key: Text) -> Scan<()> {
+        let name = self.cut(key.span);
+        if unescape(name, key.escaped).chars().any(char::is_control) {
+            self.at = widen(key.span.start);
+            return Err(JsonDefect::Control);
+        }
+        Ok(())
+    }
+
     /// Reads a scalar or the opening bracket of a container; says whether a container was opened.
-    fn value(&mut self, key: Span) -> Result<bool, JsonError> {
+    #[inline(always)]
+    fn value(&mut self, key: Text) -> Scan<bool> {
         if self.nodes.len() >= self.limits.nodes_max {
-            return self.fail(JsonDefect::Nodes);
+            return Err(JsonDefect::Nodes);
         }
-        let start = self.position();
-        let (kind, value, opened) = match self.peek() {
-            None => return self.fail(JsonDefect::Truncated),
-            Some(b'"') => (Kind::String, self.string()?, false),
-            Some(b'{') => (Kind::Object, self.open()?, true),
-            Some(b'[') => (Kind::Array, self.open()?, true),
-            Some(b't') => (Kind::True, self.literal(b"true")?, false),
-            Some(b'f') => (Kind::False, self.literal(b"false")?, false),
-            Some(b'n') => (Kind::Null, self.literal(b"null")?, false),
-            Some(b'-' | b'0'..=b'9') => (Kind::Number, self.number()?, false),
-            Some(_) => return self.fail(JsonDefect::Syntax),
+        let (kind, value) = match self.peek() {
+            Some(b'"') => {
+                let text = self.string()?;
+                self.push(Kind::String, key, text);
+                return Ok(false);
+            }
+            Some(b'{') => return self.open(Kind::Object, key),
+            Some(b'[') => return self.open(Kind::Array, key),
+            Some(b't') => (Kind::True, self.literal(b"true")?),
+            Some(b'f') => (Kind::False, self.literal(b"false")?),
+            Some(b'n') => (Kind::Null, self.literal(b"null")?),
+            Some(b'-' | b'0'..=b'9') => (Kind::Number, self.number()?),
+            Some(_) => return Err(JsonDefect::Syntax),
+            None => return Err(JsonDefect::Truncated),
         };
-        debug_assert!(value.start >= start, "a value starts where it was seen");
-        let index = narrow(self.nodes.len());
-        self.nodes.push(Node { kind, key, value, next: index.saturating_add(1), children: 0 });
-        if opened {
-            let is_object = kind == Kind::Object;
-            self.open.push(Open { index, is_object, children: 0, names: 0, may_repeat: false });
-        }
-        Ok(opened)
+        self.push(kind, key, Text { span: value, escaped: false });
+        Ok(false)
     }
 
-    fn open(&mut self) -> Result<Span, JsonError> {
+    #[inline]
+    fn push(&mut self, kind: Kind, key: Text, value: Text) {
+        let next = narrow(self.nodes.len()).wrapping_add(1);
+        self.nodes.push(Node {
+            key: key.span,
+            value: value.span,
+            next,
+            children: 0,
+            kind,
+            key_escaped: key.escaped,
+            value_escaped: value.escaped,
+        });
+    }
+
+    /// Reads an opening bracket.
+    #[inline]
+    fn open(&mut self, kind: Kind, key: Text) -> Scan<bool> {
         if self.open.len() >= self.limits.depth_max {
-            return self.fail(JsonDefect::Depth);
+            return Err(JsonDefect::Depth);
         }
-        let start = self.position();
+        let (index, start) = (narrow(self.nodes.len()), self.position());
+        self.push(kind, key, Text { span: Span { start, end: start }, escaped: false });
+        self.in_object = kind == Kind::Object;
+        self.open.push(Open { index, children: 0, names: 0, may_repeat: false, is_object: self.in_object });
         self.bump();
-        Ok(Span { start, end: start, escaped: false })
+        Ok(true)
     }
 
-    fn close(&mut self, open: Open) -> Result<(), JsonError> {
-        self.open.pop();
-        if open.may_repeat && self.equal_names == EqualNames::Refused {
-            self.refuse_equal_names(open)?;
+    /// After the closing bracket of the innermost container.
+    #[inline]
+    fn close(&mut self) -> Scan<()> {
+        let Some(&Open { index, children, may_repeat, .. }) = self.open.last() else { return Ok(()) };
+        if may_repeat && self.equal_names == EqualNames::Refused {
+            self.refuse_equal_names(index, children)?;
         }
         let (end, next) = (self.position(), narrow(self.nodes.len()));
-        if let Some(node) = self.nodes.get_mut(widen(open.index)) {
+        if let Some(node) = self.nodes.get_mut(widen(index)) {
             node.value.end = end;
             node.next = next;
-            node.children = open.children;
+            node.children = children;
         }
+        self.open.truncate(self.open.len().saturating_sub(1));
+        self.in_object = self.open.last().is_some_and(|parent| parent.is_object);
         Ok(())
     }
 
@@ -527,66 +605,78 @@ impl Scanner<'_> {
     }
 
     /// Refuses an object two of whose members have one name, compared after unescaping.
-    fn refuse_equal_names(&self, open: Open) -> Result<(), JsonError> {
-        let (first, count) = (open.index.saturating_add(1), widen(open.children));
+    #[inline(never)]
+    fn refuse_equal_names(&mut self, object: u32, members: u32) -> Scan<()> {
+        let (first, count) = (object.saturating_add(1), widen(members));
         let keys = ChildKeys { scanner: self, index: first, left: count };
-        if count <= PAIRS_MAX && keys.clone().all(|key| !key.escaped) {
-            return self.refuse_equal_pairs(keys);
-        }
-        let mut names: Vec<(Cow<'_, str>, u32)> =
-            keys.map(|key| (unescape(self.cut(key), key.escaped), key.start)).collect();
-        names.sort_unstable();
-        let twin = names.windows(2).find_map(|pair| match pair {
-            [(a, _), (b, offset)] if a == b => Some(*offset),
-            _ => None,
-        });
-        twin.map_or(Ok(()), |offset| Err(JsonError { defect: JsonDefect::DuplicateKey, offset: widen(offset) }))
+        let twin = if count <= PAIRS_MAX && keys.clone().all(|key| !key.escaped) {
+            self.equal_pair(keys)
+        } else {
+            let mut names: Vec<(Cow<'_, str>, u32)> =
+                keys.map(|key| (unescape(self.cut(key.span), key.escaped), key.span.start)).collect();
+            names.sort_unstable();
+            names.windows(2).find_map(|pair| match pair {
+                [(a, _), (b, offset)] if a == b => Some(*offset),
+                _ => None,
+            })
+        };
+        let Some(offset) = twin else { return Ok(()) };
+        self.at = widen(offset);
+        Err(JsonDefect::DuplicateKey)
     }
 
-    /// The same for few names without escapes: most differ in length already.
-    fn refuse_equal_pairs(&self, keys: ChildKeys<'_, '_>) -> Result<(), JsonError> {
+    /// The same for few names without escapes, most of which differ in length already: where the first of two stands.
+    fn equal_pair(&self, keys: ChildKeys<'_, '_>) -> Option<u32> {
         let mut before = [Span::default(); PAIRS_MAX];
-        for (count, key) in keys.enumerate() {
+        for (count, Text { span: key, .. }) in keys.enumerate() {
             let bytes = key.end.wrapping_sub(key.start);
             let alike = |other: &&Span| other.end.wrapping_sub(other.start) == bytes;
             let known = before.get(..count).unwrap_or_default();
             if let Some(twin) = known.iter().filter(alike).find(|other| self.bytes_of(**other) == self.bytes_of(key)) {
-                return Err(JsonError { defect: JsonDefect::DuplicateKey, offset: widen(twin.start) });
+                return Some(twin.start);
             }
             before.get_mut(count).into_iter().for_each(|place| *place = key);
         }
-        Ok(())
+        None
     }
 
     fn bytes_of(&self, span: Span) -> &[u8] {
         self.bytes.get(widen(span.start)..widen(span.end)).unwrap_or_default()
     }
 
-    /// Reads a string; the span excludes the quotes.
-    #[inline]
-    fn string(&mut self) -> Result<Span, JsonError> {
+    /// Reads a string; the span excludes the quotes. Inlined, so that the place and the span stay in registers.
+    #[inline(always)]
+    fn string(&mut self) -> Scan<Text> {
         self.bump();
-        let start = self.position();
-        let mut escaped = false;
+        let start = self.at;
+        let end = start.wrapping_add(plain_prefix(self.bytes.get(start..).unwrap_or_default()));
+        self.at = end;
+        if self.peek() != Some(b'"') {
+            return self.odd_string(narrow(start));
+        }
+        self.bump();
+        Ok(Text { span: Span { start: narrow(start), end: narrow(end) }, escaped: false })
+    }
+
+    /// The rest of a string from its first escape sequence; what ends it otherwise is a defect.
+    #[inline(never)]
+    fn odd_string(&mut self, start: u32) -> Scan<Text> {
         loop {
-            self.at = self.at.saturating_add(plain_prefix(self.bytes.get(self.at..).unwrap_or_default()));
             match self.peek() {
                 Some(b'"') => {
-                    let span = Span { start, end: self.position(), escaped };
+                    let span = Span { start, end: self.position() };
                     self.bump();
-                    return Ok(span);
+                    return Ok(Text { span, escaped: true });
                 }
-                Some(b'\\') => {
-                    escaped = true;
-                    self.escape()?;
-                }
-                Some(_) => return self.fail(JsonDefect::Syntax),
-                None => return self.fail(JsonDefect::Truncated),
+                Some(b'\\') => self.escape()?,
+                Some(_) => return Err(JsonDefect::Syntax),
+                None => return Err(JsonDefect::Truncated),
             }
+            self.at = self.at.wrapping_add(plain_prefix(self.bytes.get(self.at..).unwrap_or_default()));
         }
     }
 
-    fn escape(&mut self) -> Result<(), JsonError> {
+    fn escape(&mut self) -> Scan<()> {
         self.bump();
         match self.peek() {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
@@ -599,49 +689,51 @@ impl Scanner<'_> {
                     0xd800..=0xdbff => {
                         // A high half must be followed by an escaped low half.
                         if self.peek() != Some(b'\\') || self.bytes.get(self.at.saturating_add(1)) != Some(&b'u') {
-                            return self.fail(JsonDefect::Utf8);
+                            return Err(JsonDefect::Utf8);
                         }
                         self.bump();
                         self.bump();
                         match self.hex()? {
                             0xdc00..=0xdfff => Ok(()),
-                            _ => self.fail(JsonDefect::Utf8),
+                            _ => Err(JsonDefect::Utf8),
                         }
                     }
-                    0xdc00..=0xdfff => self.fail(JsonDefect::Utf8),
+                    0xdc00..=0xdfff => Err(JsonDefect::Utf8),
                     _ => Ok(()),
                 }
             }
-            Some(_) => self.fail(JsonDefect::Syntax),
-            None => self.fail(JsonDefect::Truncated),
+            Some(_) => Err(JsonDefect::Syntax),
+            None => Err(JsonDefect::Truncated),
         }
     }
 
-    fn hex(&mut self) -> Result<u32, JsonError> {
+    fn hex(&mut self) -> Scan<u32> {
         let mut value = 0u32;
         for _ in 0..4 {
-            let Some(byte) = self.peek() else { return self.fail(JsonDefect::Truncated) };
-            let Some(digit) = char::from(byte).to_digit(16) else { return self.fail(JsonDefect::Syntax) };
+            let Some(byte) = self.peek() else { return Err(JsonDefect::Truncated) };
+            let Some(digit) = char::from(byte).to_digit(16) else { return Err(JsonDefect::Syntax) };
             value = value.wrapping_shl(4) | digit;
             self.bump();
         }
         Ok(value)
     }
 
-    fn literal(&mut self, word: &[u8]) -> Result<Span, JsonError> {
+    #[inline]
+    fn literal<const N: usize>(&mut self, word: &[u8; N]) -> Scan<Span> {
         let start = self.position();
-        for expected in word {
-            match self.peek() {
-                Some(byte) if byte == *expected => self.bump(),
-                Some(_) => return self.fail(JsonDefect::Syntax),
-                None => return self.fail(JsonDefect::Truncated),
-            }
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        if rest.first_chunk() == Some(word) {
+            self.at = self.at.wrapping_add(N);
+            return Ok(Span { start, end: self.position() });
         }
-        Ok(Span { start, end: self.position(), escaped: false })
+        // Where the first byte stands that differs.
+        let same = rest.iter().zip(word).take_while(|(found, expected)| found == expected).count();
+        self.at = self.at.wrapping_add(same);
+        Err(if same < rest.len() { JsonDefect::Syntax } else { JsonDefect::Truncated })
     }
 
     /// RFC 8259 section 6: no leading zero, no plus sign, digits on both sides of the point.
-    fn number(&mut self) -> Result<Span, JsonError> {
+    fn number(&mut self) -> Scan<Span> {
         let start = self.position();
         if self.peek() == Some(b'-') {
             self.bump();
@@ -662,24 +754,28 @@ impl Scanner<'_> {
             }
             self.digits()?;
         }
-        Ok(Span { start, end: self.position(), escaped: false })
+        Ok(Span { start, end: self.position() })
     }
 
-    fn digits(&mut self) -> Result<(), JsonError> {
+    fn digits(&mut self) -> Scan<()> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         match rest.iter().position(|b| !b.is_ascii_digit()).unwrap_or(rest.len()) {
-            0 if rest.is_empty() => self.fail(JsonDefect::Truncated),
-            0 => self.fail(JsonDefect::Syntax),
+            0 if rest.is_empty() => Err(JsonDefect::Truncated),
+            0 => Err(JsonDefect::Syntax),
             count => {
-                self.at = self.at.saturating_add(count);
+                self.at = self.at.wrapping_add(count);
                 Ok(())
             }
         }
     }
 
+    /// Nearly always there is none, which one comparison tells.
     #[inline]
     fn space(&mut self) {
-        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+        while self.peek().is_some_and(|byte| byte <= b' ') {
+            if !matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+                return;
+            }
             self.bump();
         }
     }
@@ -689,9 +785,10 @@ impl Scanner<'_> {
         self.bytes.get(self.at).copied()
     }
 
+    /// Only ever past a byte that was seen.
     #[inline]
     fn bump(&mut self) {
-        self.at = self.at.saturating_add(1);
+        self.at = self.at.wrapping_add(1);
     }
 
     #[inline]
@@ -701,10 +798,6 @@ impl Scanner<'_> {
 
     fn cut(&self, span: Span) -> &str {
         self.text.get(widen(span.start)..widen(span.end)).unwrap_or_default()
-    }
-
-    fn fail<T>(&self, defect: JsonDefect) -> Result<T, JsonError> {
-        Err(JsonError { defect, offset: self.at })
     }
 }
 
@@ -717,53 +810,87 @@ struct ChildKeys<'s, 'a> {
 }
 
 impl Iterator for ChildKeys<'_, '_> {
-    type Item = Span;
+    type Item = Text;
 
-    fn next(&mut self) -> Option<Span> {
+    fn next(&mut self) -> Option<Text> {
         self.left = self.left.checked_sub(1)?;
         let node = self.scanner.nodes.get(widen(self.index))?;
         self.index = node.next;
-        Some(node.key)
+        Some(node.key())
     }
 }
 
-/// Length of the prefix without quote, backslash or control character, sixteen bytes at a time: nearly every name and most words
-/// end within the first sixteen, so that the processor guesses right.
-#[inline]
+/// Whether no string of a JSON text in UTF-8 holds a control character unless it is escaped. Those below U+0020 none may hold;
+/// U+007F is one byte, and U+0080 to U+009F begin with a byte that few other characters begin with. As one fold it is done many
+/// bytes at a time.
+fn is_without_controls(bytes: &[u8]) -> bool {
+    bytes.iter().fold(0, |any, byte| any | u8::from(*byte == 0x7f) | u8::from(*byte == 0xc2)) == 0
+}
+
+/// Length of the prefix without quote, backslash or control character.
+///
+/// What comes next waits for this number, so the first words are looked at one by one: nearly every name and most values end in
+/// them, and the processor goes on before it knows. What is longer is a text.
+#[inline(always)]
 fn plain_prefix(bytes: &[u8]) -> usize {
-    let (pairs, rest) = bytes.as_chunks::<16>();
-    let mut done = 0usize;
-    for pair in pairs {
-        let pair = u128::from_le_bytes(*pair);
-        #[expect(clippy::cast_possible_truncation, reason = "the lower and the upper half of the pair")]
-        let (low, high) = (stops(pair as u64), stops(pair.wrapping_shr(64) as u64));
-        if low | high != 0 {
-            let (word, before) = if low != 0 { (low, 0) } else { (high, 8) };
-            return done.saturating_add(before).saturating_add(widen(word.trailing_zeros() / 8));
+    let mut rest = bytes;
+    for done in [0usize, 8, 16] {
+        let Some((word, after)) = rest.split_first_chunk::<8>() else { return done.wrapping_add(plain_bytes(rest)) };
+        let marks = stops(u64::from_le_bytes(*word));
+        if marks != 0 {
+            return done.wrapping_add(widen(marks.trailing_zeros() / 8));
         }
-        done = done.saturating_add(16);
+        rest = after;
     }
-    let tail = rest.iter().position(|b| matches!(b, b'"' | b'\\') || *b < 0x20).unwrap_or(rest.len());
-    done.saturating_add(tail)
+    24usize.wrapping_add(plain_text(rest))
 }
 
-/// Marks the bytes at which a plain string stops. A borrow runs into higher lanes only, so the lowest lane that is marked is exact.
+/// The same for a text, 32 bytes at a time.
+#[inline(never)]
+fn plain_text(bytes: &[u8]) -> usize {
+    let is_stop = |byte: &u8| matches!(byte, b'"' | b'\\') | (*byte < 0x20);
+    let (blocks, rest) = bytes.as_chunks::<32>();
+    let has_stop = |block: &&[u8; 32]| block.iter().fold(false, |any, byte| any | is_stop(byte));
+    let plain = blocks.iter().take_while(|block| !has_stop(block)).count();
+    let last = blocks.get(plain).map_or(rest, |block| block.as_slice());
+    let (words, rest) = last.as_chunks::<8>();
+    let mut done = plain.wrapping_mul(32);
+    for word in words {
+        let marks = stops(u64::from_le_bytes(*word));
+        if marks != 0 {
+            return done.wrapping_add(widen(marks.trailing_zeros() / 8));
+        }
+        done = done.wrapping_add(8);
+    }
+    done.wrapping_add(plain_bytes(rest))
+}
+
+/// The same for the last bytes of the whole text.
+#[cold]
+fn plain_bytes(bytes: &[u8]) -> usize {
+    bytes.iter().position(|b| matches!(b, b'"' | b'\\') || *b < 0x20).unwrap_or(bytes.len())
+}
+
+/// Marks the bytes at which a plain string stops: where taking one (0x20 for control characters) from the byte, made zero if it is
+/// the one that is looked for, borrows. A byte above 0x7f never stops. A borrow runs out of marked lanes only and into higher ones,
+/// so the lowest lane that is marked is exact.
 #[inline]
 fn stops(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = 0x8080_8080_8080_8080;
-    let zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
-    let quote = zero(word ^ ONES.wrapping_mul(0x22));
-    let backslash = zero(word ^ ONES.wrapping_mul(0x5c));
-    let control = word.wrapping_sub(ONES.wrapping_mul(0x20)) & !word & HIGHS;
-    quote | backslash | control
+    let quote = (word ^ ONES.wrapping_mul(0x22)).wrapping_sub(ONES);
+    let backslash = (word ^ ONES.wrapping_mul(0x5c)).wrapping_sub(ONES);
+    let control = word.wrapping_sub(ONES.wrapping_mul(0x20));
+    (quote | backslash | control) & !word & HIGHS
 }
 
 /// Undoes the escapes of a string that the scanner accepted.
+#[inline]
 fn unescape(text: &str, escaped: bool) -> Cow<'_, str> {
-    if !escaped {
-        return Cow::Borrowed(text);
-    }
+    if escaped { Cow::Owned(unescape_all(text)) } else { Cow::Borrowed(text) }
+}
+
+fn unescape_all(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut left = text;
     while let Some((plain, escape)) = left.split_once('\\') {
@@ -796,15 +923,17 @@ fn unescape(text: &str, escaped: bool) -> Cow<'_, str> {
         left = rest.as_str();
     }
     out.push_str(left);
-    Cow::Owned(out)
+    out
 }
 
 /// Lossless: the parser refuses a text whose offsets do not fit 32 bits.
+#[inline]
 fn narrow(value: usize) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 
 /// Lossless on every platform this builds for.
+#[inline]
 fn widen(value: u32) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }

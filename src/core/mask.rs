@@ -212,6 +212,12 @@ impl Policy {
         ResultRules { own: None, shared: &self.result_rules().shared }
     }
 
+    /// Whether some rule looks at results, or at what lists say.
+    #[must_use]
+    pub fn has_result_rules(&self) -> bool {
+        !self.results(None).is_empty()
+    }
+
     /// The rules for what lists say of tools, prompts and resources: `inspect` at the root of the policy.
     #[must_use]
     pub fn definitions(&self) -> DefinitionRules<'_> {

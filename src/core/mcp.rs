@@ -624,6 +624,14 @@ fn folds_to(key: &str, name: &str) -> bool {
     fn folded(text: &str) -> impl Iterator<Item = char> {
         text.chars().filter(|c| !matches!(c, '_' | '-')).map(fold)
     }
+    // Nearly all differ in their first letter already, which folds to nothing but its own lower case.
+    if let (Some(a), Some(b)) = (key.bytes().next(), name.bytes().next())
+        && a.is_ascii_alphanumeric()
+        && b.is_ascii_alphanumeric()
+        && !a.eq_ignore_ascii_case(&b)
+    {
+        return false;
+    }
     // Longer keys are no slip of anybody's, and comparing them would cost time.
     key.len() <= 128 && folded(key).eq(folded(name))
 }

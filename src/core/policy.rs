@@ -88,6 +88,13 @@ enum Unlisted {
     Deny,
 }
 
+/// Why no call of a tool passes, whatever its arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    Hidden,
+    Unlisted,
+}
+
 /// What a policy says of a tool by name.
 #[derive(Debug)]
 enum Entry {
@@ -232,7 +239,7 @@ impl Policy {
     /// The same steps as [`Policy::decide`] with every argument unknown. Rules that contradict each other are not seen.
     #[must_use]
     pub fn is_visible(&self, who: &Principal, tool: &str) -> bool {
-        let own = match self.find(tool) {
+        let own = match self.look_up(tool) {
             Ok(rules) => rules.map_or(&[][..], |rules| &rules.limits),
             Err(_) => return false,
         };
@@ -272,16 +279,24 @@ impl Policy {
 
     /// The rules of a tool that may be called at all.
     fn find(&self, tool: &str) -> Result<Option<&Tool>, Denial> {
-        let entry = if self.hides_all { Some(&Entry::Hidden) } else { self.tools.get(tool) };
-        let refuse = |reason, rule, text| {
+        self.look_up(tool).map_err(|refused| {
+            let (reason, rule, text) = match refused {
+                Refused::Hidden => (Reason::Hidden, "(hidden)", "hidden"),
+                Refused::Unlisted => (Reason::DefaultDeny, "(default deny)", "not permitted"),
+            };
             let message = Arc::from(format!("Tool \"{tool}\" is {text} by policy"));
-            Err(Denial { reason, rule: Rule::built_in(rule), message, retry_after_ms: None })
-        };
+            Denial { reason, rule: Rule::built_in(rule), message, retry_after_ms: None }
+        })
+    }
+
+    /// The same for a list, which asks of hundreds of tools and has no use for words about each.
+    fn look_up(&self, tool: &str) -> Result<Option<&Tool>, Refused> {
+        let entry = if self.hides_all { Some(&Entry::Hidden) } else { self.tools.get(tool) };
         match (entry, self.default) {
-            (Some(Entry::Hidden), _) => refuse(Reason::Hidden, "(hidden)", "hidden"),
+            (Some(Entry::Hidden), _) => Err(Refused::Hidden),
             (Some(Entry::Listed(rules)), _) => Ok(Some(rules)),
             (None, Unlisted::Allow) => Ok(None),
-            (None, Unlisted::Deny) => refuse(Reason::DefaultDeny, "(default deny)", "not permitted"),
+            (None, Unlisted::Deny) => Err(Refused::Unlisted),
         }
     }
 

@@ -262,7 +262,10 @@ impl Concern {
     pub fn of(policy: &Policy, asked: &Asked, has_pins: bool) -> Self {
         let results = !rules_of(policy, asked).is_empty();
         let may_list = match asked {
-            Asked::Request(method) => method.group() == Group::List,
+            // What a task brings may be any result.
+            Asked::Request(method) => {
+                method.group() == Group::List || matches!(method, Method::TasksGet | Method::TasksResult)
+            }
             Asked::Stream => true,
             Asked::Call(_) => false,
         };

@@ -162,20 +162,15 @@ impl Splitter {
     }
 }
 
-/// How many bytes stand before the next line end; 32 at a time, since the line of a list has a hundred thousand.
+/// How many bytes stand before the next line end. The line of a list has a hundred thousand, so 64 at a time are only asked
+/// whether they hold one, which the compiler makes a few vector instructions of.
 fn line_prefix(bytes: &[u8]) -> usize {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGHS: u64 = 0x8080_8080_8080_8080;
-    let zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
-    let stops = |word: &[u8; 8]| {
-        let word = u64::from_le_bytes(*word);
-        zero(word ^ ONES.wrapping_mul(0x0a)) | zero(word ^ ONES.wrapping_mul(0x0d))
-    };
-    let (blocks, rest) = bytes.as_chunks::<32>();
-    let has_end = |block: &&[u8; 32]| block.as_chunks::<8>().0.iter().fold(0, |all, word| all | stops(word)) != 0;
+    let (blocks, rest) = bytes.as_chunks::<64>();
+    let is_end = |byte: &u8| u8::from(*byte == b'\n') | u8::from(*byte == b'\r');
+    let has_end = |block: &&[u8; 64]| block.iter().fold(0, |any, byte| any | is_end(byte)) != 0;
     let plain = blocks.iter().take_while(|block| !has_end(block)).count();
-    let done = plain.saturating_mul(32);
     let last = blocks.get(plain).map_or(rest, |block| block.as_slice());
+    let done = plain.saturating_mul(64);
     done.saturating_add(last.iter().position(|b| matches!(b, b'\n' | b'\r')).unwrap_or(last.len()))
 }
 

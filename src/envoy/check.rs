@@ -208,6 +208,9 @@ impl<L: Ledger> Check for Adapter<L> {
         if let Some((token, seen)) = logged::seen(entry) {
             self.settlements.offer(&token, seen);
         }
+        if logged::is_unseen(entry) {
+            self.responses.unseen();
+        }
     }
 
     fn log_lost(&self, entries: u64) {
@@ -475,9 +478,8 @@ impl<'a, L: Ledger> Run<'a, L> {
             }
         }
         let unread = trail.ticket.as_ref().map(|ticket| {
-            self.adapter.responses.asked();
             metadata.push_text(process::NEEDED_KEY, "1");
-            metadata.push_text(process::TICKET_KEY, ticket.as_str());
+            metadata.push_text(logged::TICKET_KEY, ticket.as_str());
             // A response that is compressed cannot be read, so the server must not be asked for one.
             "accept-encoding"
         });

@@ -23,11 +23,15 @@ use crate::settle::Seen;
 pub(super) const NAMESPACE: &[u8] = b"envoy.filters.http.ext_authz";
 /// Field of the dynamic metadata that carries the settle token.
 pub(super) const TOKEN_KEY: &str = "settle";
+/// Field that carries the ticket of a response that has to be looked at.
+pub(super) const TICKET_KEY: &str = "respond";
 /// Under which Envoy keeps what our answers on the response path say, if it is told to receive it.
 pub(super) const OUTCOME_NAMESPACE: &str = "mcp_authz";
 /// Counters that one answer may tell amounts of: those of the limits of one tool and of all tools.
 const USAGE_MAX: usize = 2 * LIMITS_MAX;
 /// Fields of [`OUTCOME_NAMESPACE`].
+/// Every response that was looked at has it.
+const SEEN_KEY: &str = "seen";
 const KIND_KEY: &str = "kind";
 const BYTES_KEY: &str = "bytes";
 const USAGE_KEY: &str = "usage";
@@ -47,10 +51,30 @@ pub(super) fn seen(entry: &LogEntry) -> Option<(Bytes, Seen)> {
     Some((token, seen))
 }
 
+/// Whether a response left although a decision asked to look at it, and nobody did: an Envoy without the filter for responses, or
+/// with one that lets them pass when it fails.
+pub(super) fn is_unseen(entry: &LogEntry) -> bool {
+    let Some(common) = &entry.common else { return false };
+    let is_end = matches!(common.log_type, LogCommon::END | LogCommon::UNSAID) && !common.intermediate;
+    let has = |namespace, name: &str| {
+        fields(common, namespace).is_some_and(|fields| fields.iter().any(|field| field.key == name.as_bytes()))
+    };
+    // Answers of Envoy's own are nobody's secret.
+    let by_server = entry.response.as_ref().is_some_and(|response| response.response_code_details == VIA_UPSTREAM);
+    is_end && by_server && has(NAMESPACE, TICKET_KEY) && !has(OUTCOME_NAMESPACE.as_bytes(), SEEN_KEY)
+}
+
+/// Says in the access log that a response was looked at.
+pub(super) fn seen_metadata() -> Struct {
+    let mut out = Struct::default();
+    out.push_text(SEEN_KEY, "1");
+    out
+}
+
 /// What settling has to know of an answer, as fields of [`OUTCOME_NAMESPACE`]: texts only, because numbers of metadata are
 /// floating. Envoy keeps them beside the settle token until the call ends, and [`seen`] reads them back.
 pub(super) fn outcome_metadata(came: &Came) -> Struct {
-    let mut out = Struct::default();
+    let mut out = seen_metadata();
     out.push_text(KIND_KEY, came.kind.name());
     out.push_text(BYTES_KEY, came.bytes.to_string());
     if !came.usage.is_empty() {

@@ -9,13 +9,13 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use mcp_authz_core::response::{Came, Head};
+use mcp_authz_core::response::Head;
 use prost::Message as _;
 use tokio::time::Instant;
 use tonic::Status;
 
 use super::{
-    logged::{NAMESPACE, OUTCOME_NAMESPACE, outcome_metadata},
+    logged::{NAMESPACE, OUTCOME_NAMESPACE, TICKET_KEY, outcome_metadata, seen_metadata},
     server::{Process, Room},
     wire::{
         HttpStatus, Kind, Metadata, Struct,
@@ -32,8 +32,6 @@ use crate::{
     telemetry::metrics::{ErrorKind, Metrics, WithheldReason},
 };
 
-/// Field of the dynamic metadata of a Check's answer that carries the ticket.
-pub(super) const TICKET_KEY: &str = "respond";
 /// Field that Envoy's matcher looks at: `1` where the response has to be looked at.
 pub(super) const NEEDED_KEY: &str = "response";
 
@@ -101,32 +99,27 @@ impl Processor {
 
     async fn head(&mut self, head: &HttpHeaders, metadata: Option<&Metadata>) -> ProcessingResponse {
         let facts = HeadFacts::of(head);
-        let opened = match ticket(metadata) {
-            None => {
-                // What Envoy answers by itself without a decision is an error.
-                if (200..300).contains(&facts.status) && decision(metadata).is_none() {
-                    self.warned.of_undecided();
-                }
-                self.session.leave_alone()
+        let Some(ticket) = ticket(metadata) else {
+            // What Envoy answers by itself without a decision is an error.
+            if (200..300).contains(&facts.status) && decision(metadata).is_none() {
+                self.warned.of_undecided();
             }
-            Some(ticket) => {
-                let obstacle = self.obstacle(head);
-                self.session.head(&ticket, &facts.head(head.end_of_stream), obstacle).await
-            }
+            self.session.leave_alone();
+            return nothing_more();
         };
-        match opened {
-            Opened::Pass => ProcessingResponse {
-                mode_override: Some(NOTHING_MORE),
-                ..answer(Answer::ResponseHeaders(CommonAnswer::default()))
-            },
+        let obstacle = self.obstacle(head);
+        let opened = self.session.head(&ticket, &facts.head(head.end_of_stream), obstacle).await;
+        let response = match opened {
+            Opened::Pass => nothing_more(),
             Opened::Body => {
                 let remove_headers = REMOVED.map(str::to_owned).to_vec();
                 let header_mutation = Some(HeaderMutation { set_headers: Vec::new(), remove_headers });
                 let response = Some(CommonResponse { header_mutation, body_mutation: None });
-                self.told(answer(Answer::ResponseHeaders(CommonAnswer { response })))
+                answer(Answer::ResponseHeaders(CommonAnswer { response }))
             }
             Opened::Withheld(replacement) => answer(Answer::Immediate(immediate(replacement))),
-        }
+        };
+        ProcessingResponse { dynamic_metadata: Some(told(seen_metadata())), ..response }
     }
 
     /// Why the response cannot be judged, whatever its ticket says.
@@ -168,7 +161,7 @@ impl Processor {
             && let Some(came) = self.session.came()
         {
             self.has_told = true;
-            response.dynamic_metadata = Some(facts(came));
+            response.dynamic_metadata = Some(told(outcome_metadata(came)));
         }
         response
     }
@@ -273,6 +266,11 @@ const NOTHING_MORE: ProcessingMode = ProcessingMode {
     response_trailer_mode: SendMode::Skip as i32,
 };
 
+fn nothing_more() -> ProcessingResponse {
+    let response = answer(Answer::ResponseHeaders(CommonAnswer::default()));
+    ProcessingResponse { mode_override: Some(NOTHING_MORE), ..response }
+}
+
 fn answer(answer: Answer) -> ProcessingResponse {
     ProcessingResponse { answer: Some(answer), dynamic_metadata: None, mode_override: None }
 }
@@ -290,9 +288,9 @@ fn immediate(replacement: Replacement) -> ImmediateResponse {
     }
 }
 
-/// What the access log brings back beside the settle token.
-fn facts(came: &Came) -> Struct {
+/// What the access log brings back beside token and ticket.
+fn told(fields: Struct) -> Struct {
     let mut metadata = Struct::default();
-    metadata.push(OUTCOME_NAMESPACE, Kind::Struct(outcome_metadata(came)));
+    metadata.push(OUTCOME_NAMESPACE, Kind::Struct(fields));
     metadata
 }

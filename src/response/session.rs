@@ -1,9 +1,6 @@
 //! One response from its head to its end, and the record of it.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use mcp_authz_core::{
     audit::ResponseRecord,
@@ -79,7 +76,6 @@ impl Session {
     /// A response that is about to come.
     #[must_use]
     pub fn new(responses: &Arc<Responses>, settings: Settings) -> Self {
-        responses.is_shown.store(true, Ordering::Relaxed);
         Self {
             responses: Arc::clone(responses),
             settings,
@@ -174,7 +170,10 @@ impl Session {
             exchange.chunk(&chunk, is_end)
         } else {
             let piece = chunk.clone();
+            let Ok(place) = Arc::clone(&self.responses.judging).acquire_owned().await else { return Chunk::Cut };
             let judged = tokio::task::spawn_blocking(move || {
+                // Kept to the end of the work, also if nobody waits for it any more.
+                let _place = place;
                 let step = exchange.chunk(&piece, is_end);
                 (exchange, step)
             });

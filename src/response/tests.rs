@@ -320,6 +320,41 @@ async fn what_a_call_brings_does_not_hang_on_the_store_of_pins() {
 }
 
 #[tokio::test]
+async fn lists_of_a_server_that_is_in_no_file_any_more_are_withheld() {
+    let servers = "servers: {one: {policy: p, credential: {kind: none}, tools: {trust: first_use}}}\n";
+    let rig = Rig::with(servers, Arc::new(NoPins));
+    let (list, call) = (rig.list(), rig.call());
+    let folder = rig.folder.path();
+    fs::write(folder.join("servers.yaml"), "servers: {two: {policy: p, credential: {kind: none}}}\n").unwrap();
+    let grants = fs::read_to_string(folder.join("grants/g.yaml")).unwrap().replace("[one]", "[two]");
+    fs::write(folder.join("grants/g.yaml"), grants).unwrap();
+    rig.state.reload(2).unwrap();
+    let opened = rig.session(Settings::default()).head(list.as_bytes(), &JSON, None).await;
+    assert!(replaced(&opened).contains("no longer in force"));
+    let opened = rig.session(Settings::default()).head(call.as_bytes(), &JSON, None).await;
+    assert_eq!(opened, Opened::Body, "its calls go on");
+}
+
+#[tokio::test]
+async fn only_so_many_large_pieces_are_judged_at_once() {
+    let rig = Rig::new();
+    let large = Bytes::from(format!("{}{LIST}", " ".repeat(200_000)));
+    let mut session = rig.session(Settings::default());
+    session.head(rig.list().as_bytes(), &JSON, None).await;
+    let count = u32::try_from(rig.responses.judging.available_permits()).unwrap();
+    let places = rig.responses.judging.acquire_many(count).await.unwrap();
+    let mut judged = Box::pin(session.chunk(large, true));
+    for _ in 0..100 {
+        let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(judged.as_mut().poll(cx))).await;
+        assert!(polled.is_pending(), "there is no place");
+        tokio::task::yield_now().await;
+    }
+    drop(places);
+    let Chunk::Bytes(out) = judged.await else { panic!("filtered") };
+    assert!(String::from_utf8(out).unwrap().ends_with(&LIST.replace(r#",{"name":"gone"}"#, "")));
+}
+
+#[tokio::test]
 async fn what_there_is_no_memory_for_is_withheld() {
     let rig = Rig::new();
     let settings = Settings { memory_bytes_max: LIST.len(), ..Settings::default() };

@@ -39,6 +39,9 @@ pub(super) fn load(paths: &Paths) -> Result<Loaded, Vec<Defect>> {
     Err(vec![Defect::of_file(&paths.servers.display().to_string(), message)])
 }
 
+const RESPONSES_HINT: &str =
+    "give Envoy the ext_proc filter of deploy/envoy.yaml, then set `envoy.response_phase: true`";
+
 const SHARED_HINT: &str = "chmod 600, or `defaultMode: 0400` on the volume";
 
 /// A file that was read.
@@ -66,6 +69,8 @@ enum Links {
 /// Reads files and remembers what it saw of them.
 #[derive(Default)]
 pub(crate) struct Loader {
+    /// Whether documents are refused that promise something about responses.
+    lacks_responses: bool,
     stamps: Vec<(PathBuf, Option<Stamp>)>,
     defects: Vec<Defect>,
     warnings: Vec<Defect>,
@@ -131,6 +136,7 @@ impl Loader {
     }
 
     fn read(&mut self, paths: &Paths) -> Read {
+        self.lacks_responses = !paths.response_phase;
         let servers = self.servers(&paths.servers);
         let policies = self.policies(&paths.policies);
         let grants = self.grants(&paths.grants);
@@ -138,6 +144,7 @@ impl Loader {
             self.check_policies(&servers.policies, &policies);
             self.check_servers(&grants.servers, servers);
             self.warn_of_missing_pins(servers, &policies);
+            self.refuse_unseen_tools(servers, &paths.servers);
         }
         self.check_policies(&grants.policies, &policies);
         let bindings = match &servers {
@@ -305,6 +312,10 @@ impl Loader {
         match Policy::compile(&source) {
             Ok(Compiled { policy, mut warnings }) => {
                 self.warnings.append(&mut warnings);
+                if self.lacks_responses && policy.has_result_rules() {
+                    let message = "has rules for results, and the settings do not say that Envoy shows responses";
+                    self.defects.push(Defect::of_file(&document.display, message).with_hint(RESPONSES_HINT));
+                }
                 Some(policy)
             }
             Err(mut defects) => {
@@ -407,6 +418,17 @@ impl Loader {
                 self.defects.push(defect.with_hint(format!("the path starts at {}", folder.display())));
                 None
             }
+        }
+    }
+
+    /// Refuses pins where no list of tools is ever seen.
+    fn refuse_unseen_tools(&mut self, servers: &ServersFile, path: &Path) {
+        let pinned = servers.registry.servers().iter().filter(|server| server.tools().is_some());
+        for server in pinned.filter(|_| self.lacks_responses) {
+            let name = quoted(server.name());
+            let message =
+                format!("the tools of {name} are pinned, and the settings do not say that Envoy shows responses");
+            self.defects.push(Defect::of_file(&path.display().to_string(), message).with_hint(RESPONSES_HINT));
         }
     }
 

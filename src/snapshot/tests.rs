@@ -59,6 +59,7 @@ impl Documents {
             servers: root.join("servers.yaml"),
             grants: root.join("grants"),
             credentials: root.join("credentials"),
+            response_phase: true,
         }
     }
 
@@ -344,4 +345,26 @@ fn a_policy_that_asks_for_schemas_where_none_are_pinned_is_a_warning() {
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("the policy has `schema_from`, and the tools of `a` are not pinned"), "{warnings:?}");
     assert!(warnings[0].contains("servers.yaml:2: /servers/a/policy"), "{warnings:?}");
+}
+
+#[test]
+fn what_is_promised_of_responses_is_refused_where_envoy_shows_none() {
+    let documents = Documents::new();
+    documents
+        .write("servers.yaml", &SERVERS.replacen("a: {policy: p,", "a: {policy: p, tools: {trust: first_use},", 1));
+    documents.write("policies/r.yaml", "version: '2'\ndefault: deny\nmask: [{detect: email}]\n");
+    documents.write("policies/s.yaml", "version: '2'\ndefault: deny\ninspect: {hidden_text: report}\n");
+    documents.load();
+    let paths = Paths { response_phase: false, ..documents.paths() };
+    let defects = documents.texts(&Snapshot::load(&paths).unwrap_err());
+    let hint = "(give Envoy the ext_proc filter of deploy/envoy.yaml, then set `envoy.response_phase: true`)";
+    let unseen = "and the settings do not say that Envoy shows responses";
+    assert_eq!(
+        defects,
+        [
+            format!("policies/r.yaml: has rules for results, {unseen} {hint}"),
+            format!("policies/s.yaml: has rules for results, {unseen} {hint}"),
+            format!("servers.yaml: the tools of `a` are pinned, {unseen} {hint}"),
+        ]
+    );
 }

@@ -4,17 +4,15 @@
 //! look-ups and atomic additions; nothing is locked and nothing allocated once a combination has been seen.
 
 use std::{
-    collections::HashMap,
     fmt,
     marker::PhantomData,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use mcp_authz_core::{decision::Reason, quota::Mode};
 use prometheus_client::{
     collector::Collector,
@@ -124,8 +122,11 @@ macro_rules! label {
 
 mod quota;
 mod responses;
+mod servers;
 
 use quota::Quotas;
+use servers::{ByServer, Outcome};
+
 pub use responses::{OpenResponse, RULES_MAX, ResponseOutcome, WithheldReason};
 
 label! {
@@ -303,21 +304,22 @@ pub enum Verdict {
     Deny(Reason),
 }
 
-impl Verdict {
+impl Outcome for Verdict {
     const COUNT: usize = Reason::ALL.len().saturating_add(1);
 
-    const fn index(self) -> usize {
+    fn index(self) -> usize {
         match self {
             Self::Allow => 0,
             Self::Deny(reason) => (reason as usize).saturating_add(1),
         }
     }
 
-    fn labels_of(index: usize) -> (&'static str, &'static str) {
-        match index.checked_sub(1).and_then(|index| Reason::ALL.get(index)) {
+    fn labels(index: usize) -> Vec<(&'static str, &'static str)> {
+        let (decision, reason) = match index.checked_sub(1).and_then(|index| Reason::ALL.get(index)) {
             Some(reason) => ("deny", reason.name()),
             None => ("allow", "allowed"),
-        }
+        };
+        vec![("decision", decision), ("reason", reason)]
     }
 }
 
@@ -339,10 +341,10 @@ pub struct Metrics {
     pin_events: ByLabel<PinEvent>,
     pins_pending: Gauge,
     quotas: Quotas,
-    requests: Requests,
+    requests: ByServer<Verdict>,
     reservations: ByLabel<ReservationOutcome>,
     responses: responses::Responses,
-    responses_asked: Counter,
+    responses_unseen: Counter,
     settlements: ByLabel<SettlementOutcome>,
 }
 
@@ -366,10 +368,10 @@ impl Metrics {
             pin_events: ByLabel::new(),
             pins_pending: Gauge::default(),
             quotas: Quotas::new(),
-            requests: Requests::new(),
+            requests: ByServer::new(),
             reservations: ByLabel::new(),
             responses: responses::Responses::new(),
-            responses_asked: Counter::default(),
+            responses_unseen: Counter::default(),
             settlements: ByLabel::new(),
         };
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -399,8 +401,8 @@ impl Metrics {
         registry.register("mcp_authz_requests", "Decisions", m.requests);
         registry.register("mcp_authz_reservations", "Quota reservations by what became of them", m.reservations);
         m.responses.register(registry);
-        let help = "Decisions that asked Envoy to show the response";
-        registry.register("mcp_authz_responses_asked", help, m.responses_asked);
+        let help = "Responses that left although a decision asked to look at them, and nobody did";
+        registry.register("mcp_authz_responses_unseen", help, m.responses_unseen);
         registry.register("mcp_authz_settlements", "Entries of Envoy's access log by what they settled", m.settlements);
         registry.register("process_start_time_seconds", "Unix time of the start of the process", started);
         registry.register_collector(Box::new(Resident));
@@ -509,9 +511,9 @@ impl Metrics {
         self.answers_unseen.inc();
     }
 
-    /// Counts a decision that asked for a look at the response.
-    pub fn response_asked(&self) {
-        self.responses_asked.inc();
+    /// Counts a response that left unseen although a decision asked to look at it.
+    pub fn response_unseen(&self) {
+        self.responses_unseen.inc();
     }
 
     /// Counts a load that was taken, at the Unix time `now_ms` in milliseconds.
@@ -586,81 +588,6 @@ impl<L: Label> EncodeMetric for ByLabel<L> {
 
 fn encode_count(encoder: &mut MetricEncoder<'_>, labels: &[(&str, &str)], count: u64) -> fmt::Result {
     encoder.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)
-}
-
-/// Counts of one server: for each method, made at its first request, one for each verdict.
-#[derive(Debug)]
-struct Row {
-    methods: Vec<OnceLock<Box<[AtomicU64]>>>,
-}
-
-impl Row {
-    fn new() -> Arc<Self> {
-        Arc::new(Self { methods: METHODS.iter().map(|_| OnceLock::new()).collect() })
-    }
-
-    fn count(&self, verdict: Verdict, method: &str) {
-        // The second entry is `_other`; the table is small enough to be searched.
-        let index = METHODS.binary_search(&method).unwrap_or(1);
-        let Some(cells) = self.methods.get(index) else { return };
-        let cells = cells.get_or_init(|| (0..Verdict::COUNT).map(|_| AtomicU64::new(0)).collect());
-        if let Some(cell) = cells.get(verdict.index()) {
-            cell.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn encode(&self, encoder: &mut MetricEncoder<'_>, server: &str) -> fmt::Result {
-        for (method, cells) in METHODS.iter().zip(&self.methods) {
-            for (index, cell) in cells.get().into_iter().flatten().enumerate() {
-                let count = cell.load(Ordering::Relaxed);
-                if count > 0 {
-                    let (decision, reason) = Verdict::labels_of(index);
-                    let labels = [("decision", decision), ("reason", reason), ("server", server), ("method", method)];
-                    encode_count(encoder, &labels, count)?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Counts of every server. Replaced as a whole when the configuration changes.
-#[derive(Clone, Debug)]
-struct Requests {
-    servers: Arc<ArcSwap<HashMap<Arc<str>, Arc<Row>>>>,
-    unknown: Arc<Row>,
-}
-
-impl Requests {
-    fn new() -> Self {
-        Self { servers: Arc::default(), unknown: Row::new() }
-    }
-
-    fn set_servers<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
-        let old = self.servers.load();
-        let row = |name: &str| old.get(name).map_or_else(Row::new, Arc::clone);
-        // A server of that very name would show the same series twice.
-        let names = names.into_iter().filter(|name| *name != UNKNOWN_SERVER);
-        self.servers.store(Arc::new(names.map(|name| (Arc::from(name), row(name))).collect()));
-    }
-
-    fn count(&self, verdict: Verdict, server: &str, method: &str) {
-        self.servers.load().get(server).unwrap_or(&self.unknown).count(verdict, method);
-    }
-}
-
-impl EncodeMetric for Requests {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        let servers = self.servers.load();
-        let mut rows: Vec<_> = servers.iter().map(|(name, row)| (&**name, row)).collect();
-        rows.sort_unstable_by_key(|(name, _)| *name);
-        rows.push((UNKNOWN_SERVER, &self.unknown));
-        rows.into_iter().try_for_each(|(server, row)| row.encode(&mut encoder, server))
-    }
-
-    fn metric_type(&self) -> MetricType {
-        MetricType::Counter
-    }
 }
 
 /// One histogram of durations. The library's own takes a mutex for each observation.
@@ -765,6 +692,12 @@ mod tests {
         (registry, metrics)
     }
 
+    /// Every series of that name that is not zero.
+    pub(super) fn counted(registry: &Registry, name: &str) -> Vec<String> {
+        let is_wanted = |line: &&str| line.starts_with(name) && !line.ends_with(" 0");
+        shown(registry).lines().filter(is_wanted).map(str::to_owned).collect()
+    }
+
     fn shown(registry: &Registry) -> String {
         let mut out = String::new();
         text::encode(&mut out, registry).unwrap();
@@ -803,7 +736,7 @@ mod tests {
             "mcp_authz_response_streams gauge",
             "mcp_authz_response_withheld counter",
             "mcp_authz_responses counter",
-            "mcp_authz_responses_asked counter",
+            "mcp_authz_responses_unseen counter",
             "mcp_authz_settlements counter",
             "process_start_time_seconds gauge",
             "process_resident_memory_bytes gauge",

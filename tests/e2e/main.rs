@@ -28,6 +28,10 @@ mod headers;
 #[cfg(test)]
 mod hidden;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod pins;
+#[cfg(test)]
 mod processor;
 #[cfg(test)]
 mod response;

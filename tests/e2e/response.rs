@@ -360,3 +360,34 @@ async fn what_an_answer_was_reaches_the_settlement() {
     .await;
     recorded(&stack, &[r#""outcome":"tool_error""#]).await;
 }
+
+/// What the counter of responses that nobody looked at says.
+async fn unseen(stack: &Stack) -> u64 {
+    let page = stack.authz.admin("/metrics").await.text();
+    let mut lines = page.lines().filter_map(|line| line.strip_prefix("mcp_authz_responses_unseen_total "));
+    lines.next().and_then(|value| value.parse().ok()).expect("the counter is there")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_envoy_that_shows_no_responses_is_noticed_and_one_that_does_is_not() {
+    const SKIPPED: (&str, &str) =
+        (r#"value: {string_match: {exact: "1"}}"#, r#"value: {string_match: {exact: "never"}}"#);
+    for (edits, count) in [(&[SKIPPED][..], 1), (&[], 0)] {
+        let mut hand = Hand::start().await;
+        let stack = stack(&hand, "response: {record: policy}\n", edits).await;
+        let (response, ()) = tokio::join!(send(&stack, list("hiding")), async {
+            hand.next().await.answer("200 OK", "content-type: application/json\r\nconnection: close\r\n", LIST).await;
+        });
+        assert_eq!(response.text().contains("secret_tool"), count == 1, "{}", response.text());
+        if count == 0 {
+            // The record is written when the stream of the response ends: an entry of the log would have come as well.
+            recorded(&stack, &[r#""method":"tools/list""#]).await;
+            assert_eq!(stack.envoy.stat(STREAMS).await, 1);
+        } else {
+            until("the response is missed", async || (unseen(&stack).await == 1).then_some(())).await;
+            let said = "A response was sent to its client although";
+            until("it is said", async || stack.authz.process.output().contains(said).then_some(())).await;
+        }
+        assert_eq!(unseen(&stack).await, count);
+    }
+}

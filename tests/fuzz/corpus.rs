@@ -71,6 +71,11 @@ fn every_set_of_headers_keeps_its_properties() {
 }
 
 #[test]
+fn every_masked_result_keeps_its_properties() {
+    run("mask");
+}
+
+#[test]
 fn every_message_keeps_its_properties() {
     run("parse");
 }

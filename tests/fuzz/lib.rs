@@ -9,6 +9,7 @@ mod check;
 mod corpus;
 mod evaluate;
 mod headers;
+mod mask;
 mod model;
 #[cfg(test)]
 mod mutate;
@@ -21,6 +22,7 @@ mod world;
 pub use check::check;
 pub use evaluate::evaluate;
 pub use headers::headers;
+pub use mask::mask;
 pub use parse::parse;
 pub use policy::policy;
 pub use response::response;
@@ -34,6 +36,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("check", check),
     ("evaluate", evaluate),
     ("headers", headers),
+    ("mask", mask),
     ("parse", parse),
     ("policy", policy),
     ("response", response),

@@ -32,6 +32,8 @@ static RULES: LazyLock<Option<Arc<Policy>>> = LazyLock::new(|| {
 pub fn response(data: &[u8]) {
     let [kind, cut, body @ ..] = data else { return };
     let (head, asked) = case(*kind);
+    let Some(policy) = &*RULES else { return };
+    let run = |asked: &Asked, head: &Head<'_>, chunks: &[&[u8]]| run(policy, asked, head, chunks);
     let whole = run(&asked, &head, &[body]);
     let (a, b) = body.split_at(usize::from(*cut).min(body.len()));
     assert_eq!(run(&asked, &head, &[a, b]), whole, "cut at {cut}");
@@ -85,10 +87,10 @@ fn case(kind: u8) -> (Head<'static>, Asked) {
     (Head { status, content_types: types, content_encodings: &[], content_length: None, is_end: false }, asked)
 }
 
-fn run(asked: &Asked, head: &Head<'_>, chunks: &[&[u8]]) -> (Vec<u8>, Report) {
-    let Some(policy) = RULES.clone() else { return (Vec::new(), Report::default()) };
+/// What leaves of a response that comes in these chunks.
+pub(crate) fn run(policy: &Arc<Policy>, asked: &Asked, head: &Head<'_>, chunks: &[&[u8]]) -> (Vec<u8>, Report) {
     let job = Job {
-        policy,
+        policy: Arc::clone(policy),
         who: Principal::of_grant("g"),
         server: "s".into(),
         asked: asked.clone(),

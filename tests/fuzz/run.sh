@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-name=${1:?"usage: run.sh check|evaluate|headers|parse|policy|response|settle [SECONDS] [LIBFUZZER-OPTION…]"}
+name=${1:?"usage: run.sh check|evaluate|headers|mask|parse|policy|response|settle [SECONDS] [LIBFUZZER-OPTION…]"}
 seconds=${2:-60}
 shift $(($# > 2 ? 2 : $#))
 corpus=tests/fuzz/corpus/$name

@@ -112,7 +112,7 @@ fn write(root: &Path) -> io::Result<Paths> {
         text.push_str(&format!("- {{label: g{index}, {}sha256: {digest}, servers: [{names}]}}\n", token.terms));
     }
     fs::write(grants.join("all.yaml"), text)?;
-    Ok(Paths { policies, servers, grants, credentials })
+    Ok(Paths { policies, servers, grants, credentials, response_phase: true })
 }
 
 /// What came of a check.

@@ -56,7 +56,11 @@ fn the_samples_of_pins_load_and_their_cases_pass() {
     assert!(tested.ends_with("5 passed, 0 failed\n"), "{tested}");
     assert_eq!(lines.next(), None);
     // The servers file as part of a whole configuration.
-    std::fs::write(at("config.yaml"), "listen: {grpc: [\"unix://authz.sock\"], admin: \"127.0.0.1:0\"}\n").unwrap();
+    std::fs::write(
+        at("config.yaml"),
+        "listen: {grpc: [\"unix://authz.sock\"], admin: \"127.0.0.1:0\"}\nenvoy: {response_phase: true}\n",
+    )
+    .unwrap();
     let (status, checked) = run(folder.path(), "mcp-authz check config.yaml");
     assert_eq!(status, Some(0), "{checked}");
 }
@@ -69,7 +73,7 @@ fn the_commands_of_pins_are_understood() {
     // A port of nobody: there the command ends when all of its arguments and files were right.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let settings = format!(
-        "listen: {{grpc: [\"unix://authz.sock\"], admin: \"127.0.0.1:{port}\"}}\nadmin: {{token_file: admin.token}}\n"
+        "listen: {{grpc: [\"unix://authz.sock\"], admin: \"127.0.0.1:{port}\"}}\nadmin: {{token_file: admin.token}}\nenvoy: {{response_phase: true}}\n"
     );
     std::fs::write(at("config.yaml"), settings).unwrap();
     std::fs::write(at("admin.token"), "0123456789abcdef\n").unwrap();

@@ -20,6 +20,7 @@ fn sound_texts_are_read() {
         "true",
         "false",
         "{\"a\":[1,{\"b\":null}],\"c\":\"\\u00e9\"}\n",
+        "{\"\u{a0}\u{e9}\":\"\u{7f}\u{9f}\"}",
     ] {
         assert_eq!(defect(text), None, "{text}");
     }
@@ -36,6 +37,9 @@ fn texts_that_two_parsers_read_differently_are_refused() {
         (b"{\"a\\u0000\":1}", Control),
         (b"{\"a\\n\" :1}", Control),
         (b"{\"a\x7f\":1}", Control),
+        (b"{\"a\xc2\x80\":1}", Control),
+        (b"{\"a\xc2\x9f\":1}", Control),
+        (b"{\"\xc3\xa9\":\"\xc2\xa0\",\"\x7f\":1}", Control),
         (b"{}{}", Syntax),
         (b"{} x", Syntax),
         (b"\xef\xbb\xbf{}", Utf8),
@@ -169,6 +173,15 @@ proptest! {
 
     #[test]
     fn a_string_ends_where_a_bytewise_scan_says(bytes in prop::collection::vec(prop::sample::select(vec![b'a', b'"', b'\\', 0x1f, 0x20, 0x21, 0x23, 0x7f, 0x80, 0xff, 0xa2, 0xdc]), 0..40)) {
+        let slow = bytes.iter().position(|b| matches!(b, b'"' | b'\\') || *b < 0x20).unwrap_or(bytes.len());
+        prop_assert_eq!(plain_prefix(&bytes), slow);
+    }
+
+    #[test]
+    fn a_long_string_ends_where_a_bytewise_scan_says(
+        plain in 0usize..200, odd in prop::sample::select(vec![b'"', b'\\', 0x00, 0x1f, 0x20, 0x21, 0x23, 0x7f, 0xa2, 0xdc]), rest in 0usize..80,
+    ) {
+        let bytes = [vec![b'a'; plain], vec![odd], vec![b'b'; rest]].concat();
         let slow = bytes.iter().position(|b| matches!(b, b'"' | b'\\') || *b < 0x20).unwrap_or(bytes.len());
         prop_assert_eq!(plain_prefix(&bytes), slow);
     }

@@ -111,6 +111,9 @@ impl Inspection<'_> {
             let shown = folded.as_ref().map_or(text, |folded| &folded.text);
             self.found.clear();
             scan::scan(shown, "", Detectors::LINKS, HITS_MAX, &mut self.found);
+            if self.found.len() > HITS_MAX {
+                return None;
+            }
             for Found { range, .. } in std::mem::take(&mut self.found) {
                 let host = scan::host(shown.get(range.clone()).unwrap_or_default());
                 for links in self.rules.links {

@@ -189,7 +189,8 @@ fn joins(c: Option<char>) -> bool {
     c.is_some_and(|c| !c.is_ascii() && !c.is_whitespace() && !is_unseen(c))
 }
 
-fn is_unseen(c: char) -> bool {
+/// Whether nobody sees the character, wherever it stands.
+pub(super) fn is_unseen(c: char) -> bool {
     match c {
         '\t' | '\n' | '\r' => false,
         '\u{ad}'

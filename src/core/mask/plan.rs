@@ -71,6 +71,8 @@ pub(super) struct Here {
     pub(super) content: bool,
     /// Whether the value is gone already: only what blocks is still looked for.
     pub(super) muted: bool,
+    /// Whether it is a token of the protocol, and muted as such.
+    pub(super) is_token: bool,
 }
 
 impl Here {
@@ -161,6 +163,7 @@ impl<'p> Plan<'p> {
             ends: Vec::new(),
             shown: here.shown.clone(),
             known: here.known.clone(),
+            is_token: false,
             ..*here
         };
         for (target, done) in &here.tracks {
@@ -176,7 +179,7 @@ impl<'p> Plan<'p> {
             }
             match *wanted {
                 Target::Content => next.content = true,
-                Target::Opaque => next.muted = true,
+                Target::Opaque => (next.muted, next.is_token) = (true, true),
                 Target::Known(list) => next.known.push(list),
                 Target::Rule(rule) => {
                     next.ends.push(rule);

@@ -22,6 +22,9 @@ pub(crate) struct Found {
     pub(crate) detector: Option<Detector>,
 }
 
+/// Bytes of the name of a member that are looked at.
+const NAME_MAX: usize = 128;
+
 /// A text under inspection. A position outside it reads as NUL, which is part of nothing.
 #[derive(Clone, Copy, Debug)]
 struct Text<'t> {
@@ -72,7 +75,9 @@ impl Text<'_> {
         let near = self.bytes.get(start..at).unwrap_or_default();
         // What stands on another line, or behind the end of a sentence, belongs to something else.
         let near = near.rsplit(|b| matches!(b, b'\n' | b';')).next().unwrap_or_default();
-        holds_word(near, words) || holds_word(self.name.as_bytes(), words)
+        // A name without end would be read once for each candidate.
+        let name = self.name.as_bytes();
+        holds_word(near, words) || holds_word(name.get(..NAME_MAX).unwrap_or(name), words)
     }
 }
 

@@ -43,8 +43,9 @@ impl Places<'_> {
     fn find(&mut self, wanted: usize) -> Option<usize> {
         while self.done < wanted {
             let rest = self.raw.get(self.at..)?;
-            // Up to the next escape, source and text are the same.
-            let plain = rest.find('\\').unwrap_or(rest.len()).min(wanted.checked_sub(self.done)?);
+            // Up to the next escape, source and text are the same. Looking further than needed would be quadratic in the edits.
+            let ahead = rest.as_bytes().get(..wanted.checked_sub(self.done)?).unwrap_or(rest.as_bytes());
+            let plain = ahead.iter().position(|b| *b == b'\\').unwrap_or(ahead.len());
             let (written, meant) = if plain > 0 { (plain, plain) } else { escape(rest)? };
             self.at = self.at.checked_add(written)?;
             self.done = self.done.checked_add(meant)?;

@@ -133,6 +133,72 @@ fn masked_values_are_found_in_the_text_of_content() {
 }
 
 #[test]
+fn what_looks_like_json_behind_something_unseen_is_withheld_where_a_path_leads_into_it() {
+    for start in ["\\ufeff", "\\u00a0", "\\u200b ", "\\u2028"] {
+        let message =
+            format!(r#"{{"result":{{"content":[{{"type":"text","text":"{start}{{\"mail\":\"a@b.cd\"}}"}}]}}}}"#);
+        withheld("mask: [{path: result.structuredContent.mail}]", &message);
+        withheld("block_if: [{conditions: [{path: 'result.content[*].text.json.mail', op: eq, value: x}]}]", &message);
+        assert_eq!(passed("mask: [{path: result.other}]", &message), message);
+    }
+}
+
+#[test]
+fn long_values_are_found_in_the_text_of_content() {
+    let rules = "mask: [{path: result.structuredContent.notes}]";
+    let message = |notes: &[&str], text: &str| {
+        let notes = notes.join("\",\"");
+        format!(
+            r#"{{"result":{{"structuredContent":{{"notes":["{notes}"]}},"content":[{{"type":"text","text":"{text}"}}]}}}}"#
+        )
+    };
+    let masked = |text: &str| {
+        format!(r#"{{"result":{{"structuredContent":{{"notes":[]}},"content":[{{"type":"text","text":"{text}"}}]}}}}"#)
+    };
+    let long = "Bob is ill; ".repeat(20);
+    let (one, other) = (format!("{long}one"), format!("{long}other é"));
+    let both = [one.as_str(), other.as_str(), &long];
+    for (text, expected) in [
+        (format!("a {one}, {other}."), "a [masked], [masked]."),
+        (format!("cut: {}", one.get(..100).unwrap()), "cut: [masked]"),
+        (format!("xB{}", one.get(1..60).unwrap()), &*format!("xB{}", one.get(1..60).unwrap())),
+        (format!("{long}two"), "[masked]two"),
+    ] {
+        assert_eq!(passed(rules, &message(&both, &text)), masked(expected), "{text}");
+    }
+    // A word that goes on does not hide a shorter value in it.
+    assert_eq!(passed(rules, &message(&["John", "John Doe"], "John Doers")), masked("[masked] Doers"));
+}
+
+#[test]
+fn what_a_server_can_send_takes_no_more_time_than_its_bytes() {
+    let judge_big = |rules: &str, message: String| {
+        let limits = Limits { bytes_max: usize::MAX, nodes_max: 1_000_000, ..Limits::default() };
+        let document = Document::parse(message.as_bytes(), limits).unwrap();
+        let (mut splices, mut findings) = (Splices::default(), Findings::default());
+        let judged = policy(rules).messages().judge(&document, &key(), &mut splices, &mut findings);
+        assert_eq!(judged, Judged::Pass);
+    };
+    let notes = "Bob is ill. ".repeat(20_000);
+    let message = r#"{"result":{"structuredContent":{"a":"NOTES"},"content":[{"type":"text","text":"NOTES"}]}}"#;
+    judge_big("mask: [{path: result.structuredContent.a}]", message.replace("NOTES", &notes));
+    let values: Vec<String> = (4..2_000).map(|length| format!("\"{}\"", "a".repeat(length))).collect();
+    let message = message.replacen("\"NOTES\"", &format!("[{}]", values.join(",")), 1);
+    judge_big("mask: [{path: result.structuredContent.a}]", message.replace("NOTES", &"a".repeat(50_000)));
+    let name = "n".repeat(300_000);
+    for value in ["123456789 ", "a8Kd0f9Lq2Zx7Wc1 "] {
+        let message = format!(r#"{{"result":{{"{name}":"{}"}}}}"#, value.repeat(5_000));
+        judge_big("mask: [{detect: [us_ssn, high_entropy]}]", message);
+    }
+    for text in ["(//", "=//", "'//a(//b(", "http:/"] {
+        let message = format!(r#"{{"result":"{}"}}"#, text.repeat(100_000));
+        judge_big("inspect: {links: {hosts: [a.b], action: mask}}", message);
+    }
+    // Hours, if the time were not in proportion.
+    judge_big("mask: [{detect: email}]", format!(r#"{{"result":"{}"}}"#, "a@b.cd ".repeat(60_000)));
+}
+
+#[test]
 fn numbers_are_judged() {
     let rules = "mask: [{detect: payment_card}, {pattern: '^77[0-9]$'}]";
     let message = r#"{"result":{"a":4111111111111111,"b":4111111111111112,"c":4.111111111111111e15,"d":771,"e":7712}}"#;
@@ -180,6 +246,10 @@ fn bytes_that_are_text_are_judged() {
         format!(r#"{{"result":{{"content":[{{"type":"resource","resource":{{"uri":"f:x","blob":"{blob}"}}}}]}}}}"#)
     };
     assert_eq!(passed(rules, &message(&encode(b"to a@b.cd"))), message(&encode(b"to [email]")));
+    let (lines, other) = (r"dG8g\nYUBi\r\nLmNk", base64::engine::general_purpose::URL_SAFE.encode("a@b.cd ~~~???>>>"));
+    assert!(other.contains(['-', '_']));
+    assert_eq!(passed(rules, &message(lines)), message(&encode(b"to [email]")), "as MIME has it");
+    assert_eq!(passed(rules, &message(&other)), message(&encode(b"[email] ~~~???>>>")), "the other alphabet");
     let picture = message(&encode(&[0x89, 0x50, 0xff, 0xfe, 0x00]));
     assert_eq!(passed(rules, &picture), picture);
     withheld("block_if: [{detect: email}]", &message(&encode(b"to a@b.cd")));
@@ -212,6 +282,8 @@ fn tokens_of_the_protocol_stay_and_may_block() {
     let expected = r#"{"result":{"requestState":"kB7xQ2mZ9tR4vL1wN8pY a@b.cd","x":{"requestState":"[high_entropy]"}}}"#;
     assert_eq!(passed("mask: [{detect: [email, high_entropy]}]", message), expected);
     withheld("block_if: [{detect: email}]", message);
+    let parts = r#"{"result":{"nextCursor":{"by":["a@b.cd"]},"taskId":["a@b.cd"]}}"#;
+    assert_eq!(passed("mask: [{detect: email}]", parts), parts.replace("a@b.cd", "[email]"), "no token has parts");
 }
 
 #[test]
@@ -271,6 +343,33 @@ fn links_to_other_hosts() {
     let message = r#"{"result":{"content":[{"type":"text","text":"https://docs.example.com/a https://a.example.org https://example.org [x](https:\/\/evil.example/p)"},{"type":"resource_link","uri":"https://evil.example/x"}]}}"#;
     let expected = r#"{"result":{"content":[{"type":"text","text":"https://docs.example.com/a https://a.example.org [link] [x]([link])"},{"type":"resource_link","uri":"masked:value"}]}}"#;
     assert_eq!(passed(rules, message), expected);
+    let bare =
+        r#"{"result":"(//evil.example:80/p) (//docs.example.com:80/a) <//u@evil.example> (// no) \"//a\" LONG"}"#;
+    let long = format!("(//{}@evil.example/)", "u".repeat(600));
+    let expected = r#"{"result":"([link]) (//docs.example.com:80/a) <[link]> (// no) \"//a\" ([link])"}"#;
+    assert_eq!(passed(rules, &bare.replace("LONG", &long)), expected);
+}
+
+#[test]
+fn nothing_hides_behind_more_links_than_are_counted() {
+    let rules = "mask: [{detect: email}]\ninspect: {links: {hosts: [a.b], action: mask}}";
+    let text = |links: usize| format!("{}x@y.zz http://evil.example", "http://a.b ".repeat(links));
+    let judged = |links: usize| {
+        let message = format!(r#"{{"result":"{}"}}"#, text(links));
+        judge(policy(rules).messages(), &message).0
+    };
+    assert!(judged(HITS_MAX - 2).unwrap().ends_with("[email] [link]\"}"));
+    for links in [HITS_MAX + 1, HITS_MAX + 2] {
+        assert!(judged(links).is_err(), "the rest was not looked at");
+    }
+    let definition = |links: usize| {
+        let element = format!(r#"{{"description":"{}"}}"#, text(links));
+        let limits = Limits { bytes_max: 4 << 20, ..Limits::default() };
+        let document = Document::parse(element.as_bytes(), limits).unwrap();
+        let (mut splices, mut findings) = (Splices::default(), Findings::default());
+        policy(rules).definitions().judge(document.root(), &mut splices, &mut findings)
+    };
+    assert_eq!((definition(HITS_MAX - 1), definition(HITS_MAX + 1)), (Shown::Stays, Shown::Hidden));
 }
 
 #[test]

@@ -100,6 +100,10 @@ impl<'p> Walk<'p, '_> {
         let mut found = std::mem::take(&mut self.found);
         found.clear();
         scan::scan(shown, name, detectors, HITS_MAX, &mut found);
+        if found.len() > HITS_MAX {
+            // What comes after them was not looked at, and those of links that may stay are no hits.
+            return Err(super::too_many());
+        }
         let mut outcome = Ok(());
         for Found { range, detector } in found.iter().cloned() {
             let source = folded.map_or_else(|| range.clone(), |folded| folded.source(&range));

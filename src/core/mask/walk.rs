@@ -7,6 +7,7 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::echo::Echoes;
+use super::fold::is_unseen;
 use super::path::Step;
 use super::plan::{Here, Plan};
 use super::rule::{PathList, Then, What};
@@ -177,7 +178,11 @@ impl<'p, 'w> Walk<'p, 'w> {
         (parent, nested): (Value<'_>, usize),
         edits: &mut Vec<Edit>,
     ) -> Result<(), Arc<str>> {
-        let next = self.plan.step(here, Step::Member(key));
+        let mut next = self.plan.step(here, Step::Member(key));
+        if next.is_token && matches!(value.kind(), Kind::Array | Kind::Object) {
+            // A token is one text. What has parts is something else under its name.
+            next.to_mut().muted = here.muted;
+        }
         self.name(key, &next)?;
         let length = self.trail.len();
         self.push_trail(key);
@@ -277,7 +282,7 @@ impl<'p, 'w> Walk<'p, 'w> {
             return Err(super::too_long());
         }
         let concealed = self.is_concealed(here);
-        let decoded = BASE64.decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        let decoded = decoded(text).and_then(|bytes| String::from_utf8(bytes).ok());
         let mut edits = self.plain(text, here, spot)?;
         if let Some(decoded) = decoded {
             let inner = if concealed { here.gone() } else { here.clone() };
@@ -309,6 +314,10 @@ impl<'p, 'w> Walk<'p, 'w> {
             && let Some(edits) = self.json(text, here, (spot, nested))?
         {
             return Ok(edits);
+        }
+        // As behind a byte order mark: a rule that waits for a value in this text would never see it.
+        if self.plan.leads_into_text(here) && looks_like_json(text) {
+            return Err(super::unreadable());
         }
         if self.is_concealed(here) && !text.is_empty() {
             let muted = here.gone();
@@ -390,6 +399,17 @@ impl<'p, 'w> Walk<'p, 'w> {
     }
 }
 
+/// The bytes of a text in base 64, as lenient readers take it: of either alphabet, and in lines as MIME has them.
+fn decoded(text: &str) -> Option<Vec<u8>> {
+    let plain = |byte: u8| match byte {
+        b'-' => b'+',
+        b'_' => b'/',
+        other => other,
+    };
+    let bytes: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).map(plain).collect();
+    BASE64.decode(bytes).ok()
+}
+
 /// Whether the member is bytes in base 64: the contents of a resource, a picture, a sound.
 fn is_bytes(parent: Value<'_>, key: &str) -> bool {
     let is_media = || {
@@ -414,10 +434,10 @@ const fn is_ambiguous(defect: JsonDefect) -> bool {
     }
 }
 
-/// Whether a text that is no JSON looks as if it were meant to be: `{"` or `[{` at its start.
+/// Whether a text that is no JSON looks as if it were meant to be: `{"` or `[{` at its start, apart from what nobody sees.
 pub(super) fn looks_like_json(text: &str) -> bool {
-    let mut marks = text.bytes().filter(|b| !b.is_ascii_whitespace());
-    matches!((marks.next(), marks.next()), (Some(b'{'), Some(b'"' | b'}')) | (Some(b'['), Some(b'{' | b'[' | b'"')))
+    let mut marks = text.chars().filter(|c| !c.is_whitespace() && !is_unseen(*c));
+    matches!((marks.next(), marks.next()), (Some('{'), Some('"' | '}')) | (Some('['), Some('{' | '[' | '"')))
 }
 
 /// The bytes of a value, quotes included.

@@ -304,3 +304,14 @@ fn tool_names_outside_the_specification_are_told_apart() {
         assert!(!is_plain_tool_name(bad), "{bad}");
     }
 }
+
+proptest::proptest! {
+    #[test]
+    fn names_fold_as_every_letter_says(
+        key in "[_-]{0,2}(name|NAME|Name|na_me|ſort|\u{212a}ind|ıd|tools|TOOLſ|_meta|x|é|[a-z]{1,5})[_-]?",
+        name in proptest::sample::select(vec!["name", "tools", "_meta", "id", "kind", "sort"]),
+    ) {
+        let folded = |text: &str| text.chars().filter(|c| !matches!(c, '_' | '-')).map(fold).collect::<String>();
+        proptest::prop_assert_eq!(folds_to(&key, name), folded(&key) == folded(name));
+    }
+}

@@ -72,6 +72,15 @@ impl<'c> Out<'c> {
         self.bytes.get_or_insert_with(|| so_far.to_vec()).extend_from_slice(bytes);
     }
 
+    /// The same for bytes that nobody else needs: they are not copied if they are the first.
+    fn put(&mut self, bytes: Vec<u8>) {
+        if self.bytes.is_none() && self.same == 0 {
+            self.bytes = Some(bytes);
+        } else {
+            self.push(&bytes);
+        }
+    }
+
     fn step(self) -> Step {
         if self.bytes.is_none() && self.same == self.chunk.len() {
             return Step::Same;
@@ -173,7 +182,7 @@ impl Events {
                     self.waiting = Some(Waiting { before, event, place, rest, is_end });
                     return Step::Record(sighting);
                 }
-                Fate::Replaced(bytes) => out.push(&bytes),
+                Fate::Replaced(bytes) => out.put(bytes),
             }
             if is_left && self.is_lost && !judge.is_answered {
                 // What is left has no end of its own, and what follows must not become part of it.

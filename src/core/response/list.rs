@@ -168,7 +168,17 @@ fn tools(job: &Job, elements: Value<'_>, unknown: &mut Vec<Observed>, cut: &mut 
 
 /// Names that more than one element has, sorted: nobody knows which of them a call means.
 fn twins<'n>(names: &'n [Option<Cow<'_, str>>]) -> Vec<&'n str> {
-    let mut sorted: Vec<&str> = names.iter().flatten().map(|name| &**name).collect();
+    // Equal names meet in one slot. Of the others few do, so that hardly any name is left to be sorted; who makes all of them meet
+    // has won a sort.
+    let mut slots = vec![0u8; names.len().saturating_mul(16).next_power_of_two()];
+    let mask = slots.len().wrapping_sub(1);
+    let slot =
+        |name: &str| name.bytes().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into())) & mask;
+    for name in names.iter().flatten() {
+        slots.get_mut(slot(name)).into_iter().for_each(|count| *count = count.saturating_add(1));
+    }
+    let meets = |name: &&str| slots.get(slot(name)).is_none_or(|count| *count > 1);
+    let mut sorted: Vec<&str> = names.iter().flatten().map(|name| &**name).filter(meets).collect();
     sorted.sort_unstable();
     let mut twins: Vec<&str> =
         sorted.windows(2).filter(|pair| pair.first() == pair.last()).filter_map(|pair| pair.first().copied()).collect();
@@ -227,5 +237,26 @@ pub(super) fn keep_private(result: Value<'_>, ttl_max_ms: u64, splices: &mut Spl
     };
     if !fits {
         splices.replace(ttl.range(), most);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// "Aa" and "BB" meet in one slot.
+        #[test]
+        fn twins_are_what_every_pair_says(
+            names in proptest::collection::vec(proptest::option::of("(Aa|BB|a|b|é){0,3}|[a-z]{1,8}"), 0..40),
+        ) {
+            let names: Vec<Option<Cow<'_, str>>> = names.into_iter().map(|name| name.map(Cow::Owned)).collect();
+            let all: Vec<&str> = names.iter().flatten().map(|name| &**name).collect();
+            let is_twin = |name: &&&str| all.iter().filter(|other| other == name).count() > 1;
+            let expected: std::collections::BTreeSet<&str> = all.iter().filter(is_twin).copied().collect();
+            prop_assert_eq!(twins(&names), expected.into_iter().collect::<Vec<_>>());
+        }
     }
 }

@@ -73,6 +73,7 @@ fn rig(settings: Settings) -> Rig {
         servers: path("servers.yaml"),
         grants: path("grants"),
         credentials: path("credentials"),
+        response_phase: true,
     };
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry, 0);

@@ -318,3 +318,29 @@ fn no_bytes_in_place_of_an_answer_make_reading_panic() {
     }
     assert_eq!(came_of(vec![0xff; 64]), None);
 }
+
+#[test]
+fn a_response_that_nobody_looked_at_is_noticed() {
+    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
+    let read = |entry: &HttpAccessLogEntry| is_unseen(&LogEntry::decode(&entry.encode_to_vec()[..]).unwrap());
+    let asked = || {
+        let mut entry = entry();
+        let metadata = common(&mut entry).metadata.as_mut().unwrap();
+        let ours = metadata.filter_metadata.get_mut("envoy.filters.http.ext_authz").unwrap();
+        ours.fields.insert("respond".to_owned(), text("TICKET"));
+        entry
+    };
+    assert!(!read(&entry()), "nobody asked");
+    assert!(read(&asked()));
+    let mut seen = asked();
+    let fields = [("seen".to_owned(), text("1"))].into();
+    let metadata = common(&mut seen).metadata.as_mut().unwrap();
+    metadata.filter_metadata.insert("mcp_authz".to_owned(), Struct { fields });
+    assert!(!read(&seen));
+    let mut own = asked();
+    own.response = response(503, "upstream_reset_before_response_started");
+    assert!(!read(&own), "an answer of Envoy's own");
+    let mut running = asked();
+    common(&mut running).access_log_type = AccessLogType::DownstreamPeriodic.into();
+    assert!(!read(&running));
+}

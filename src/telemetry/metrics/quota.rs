@@ -130,16 +130,10 @@ impl EncodeMetric for Family {
 
 #[cfg(test)]
 mod tests {
-    use prometheus_client::{encoding::text, registry::Registry};
+    use prometheus_client::registry::Registry;
 
-    use super::*;
+    use super::{super::tests::counted, *};
     use crate::telemetry::metrics::Metrics;
-
-    fn shown(registry: &Registry, name: &str) -> Vec<String> {
-        let mut out = String::new();
-        text::encode(&mut out, registry).unwrap();
-        out.lines().filter(|line| line.starts_with(name) && !line.ends_with(" 0")).map(str::to_owned).collect()
-    }
 
     #[test]
     fn calls_and_units_are_counted_by_policy_and_counter() {
@@ -161,7 +155,7 @@ mod tests {
                 series(family, "q", "a", "refused", refused),
                 series(family, "_other", "_other", "refunded", 1),
             ];
-            assert_eq!(shown(&registry, &format!("mcp_authz_quota_{family}_total")), expected);
+            assert_eq!(counted(&registry, &format!("mcp_authz_quota_{family}_total")), expected);
         }
     }
 
@@ -176,11 +170,11 @@ mod tests {
         // `a` comes first by name, and still takes no row from one that was there.
         assert_eq!(metrics.set_counters([("p", "a"), ("p", "b"), ("p", "c")], 2), 1);
         metrics.quota("p", "a", QuotaOutcome::Held, 1);
-        let lines = shown(&registry, "mcp_authz_quota_calls_total");
+        let lines = counted(&registry, "mcp_authz_quota_calls_total");
         let of = |name: &str| lines.iter().filter(|line| line.contains(&format!("counter=\"{name}\""))).count();
         assert_eq!((of("a"), of("b"), of("c"), of("_other")), (0, 1, 1, 1), "{lines:?}");
         assert_eq!(metrics.set_counters([("p", "c")], 2), 0);
-        assert!(!shown(&registry, "mcp_authz_quota").iter().any(|line| line.contains("counter=\"b\"")));
+        assert!(!counted(&registry, "mcp_authz_quota").iter().any(|line| line.contains("counter=\"b\"")));
     }
 
     #[test]
@@ -193,6 +187,6 @@ mod tests {
         for name in &names {
             metrics.quota("p", name, QuotaOutcome::Held, 1);
         }
-        assert_eq!(shown(&registry, "mcp_authz_quota_calls_total").len(), 101);
+        assert_eq!(counted(&registry, "mcp_authz_quota_calls_total").len(), 101);
     }
 }

@@ -3,14 +3,10 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use mcp_authz_core::response::Withheld;
 use prometheus_client::{
     encoding::{EncodeMetric, MetricEncoder},
@@ -18,7 +14,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{ByLabel, Histogram, Label, METHODS, Metrics, OTHER_COUNTER, UNKNOWN_SERVER, encode_count};
+use super::{
+    ByLabel, Histogram, Label, Metrics, OTHER_COUNTER, encode_count,
+    servers::{ByServer, Outcome},
+};
 
 label! {
     /// How a response ended.
@@ -100,7 +99,7 @@ pub const RULES_MAX: usize = 1_000;
 #[derive(Clone, Debug)]
 pub(super) struct Responses {
     added: Added,
-    counts: Counts,
+    counts: ByServer<ResponseOutcome>,
     held: Gauge,
     open: Gauge,
     rules: Rules,
@@ -111,7 +110,7 @@ impl Responses {
     pub(super) fn new() -> Self {
         Self {
             added: Added(Arc::default()),
-            counts: Counts::new(),
+            counts: ByServer::new(),
             held: Gauge::default(),
             open: Gauge::default(),
             rules: Rules::default(),
@@ -182,75 +181,15 @@ impl Drop for OpenResponse {
     }
 }
 
-type Cells = Box<[AtomicU64]>;
+impl Outcome for ResponseOutcome {
+    const COUNT: usize = Self::ALL.len();
 
-/// Counts of one server: for each method, made at its first response, one for each outcome.
-#[derive(Debug)]
-struct Row(Vec<OnceLock<Cells>>);
-
-impl Row {
-    fn new() -> Arc<Self> {
-        Arc::new(Self(METHODS.iter().map(|_| OnceLock::new()).collect()))
+    fn index(self) -> usize {
+        Label::index(self)
     }
 
-    fn count(&self, outcome: ResponseOutcome, method: &str) {
-        // The second entry is `_other`.
-        let index = METHODS.binary_search(&method).unwrap_or(1);
-        let Some(cells) = self.0.get(index) else { return };
-        let cells = cells.get_or_init(|| ResponseOutcome::ALL.iter().map(|_| AtomicU64::new(0)).collect());
-        if let Some(cell) = cells.get(outcome.index()) {
-            cell.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn encode(&self, encoder: &mut MetricEncoder<'_>, server: &str) -> fmt::Result {
-        for (method, cells) in METHODS.iter().zip(&self.0) {
-            for (outcome, cell) in ResponseOutcome::ALL.iter().zip(cells.get().into_iter().flatten()) {
-                let count = cell.load(Ordering::Relaxed);
-                if count > 0 {
-                    let labels = [("outcome", outcome.name()), ("server", server), ("method", method)];
-                    encode_count(encoder, &labels, count)?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Counts of every server. Replaced as a whole when the configuration changes.
-#[derive(Clone, Debug)]
-struct Counts {
-    servers: Arc<ArcSwap<BTreeMap<Arc<str>, Arc<Row>>>>,
-    unknown: Arc<Row>,
-}
-
-impl Counts {
-    fn new() -> Self {
-        Self { servers: Arc::default(), unknown: Row::new() }
-    }
-
-    fn set_servers<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
-        let old = self.servers.load();
-        let row = |name: &str| old.get(name).map_or_else(Row::new, Arc::clone);
-        let names = names.into_iter().filter(|name| *name != UNKNOWN_SERVER);
-        self.servers.store(Arc::new(names.map(|name| (Arc::from(name), row(name))).collect()));
-    }
-
-    fn count(&self, outcome: ResponseOutcome, server: &str, method: &str) {
-        self.servers.load().get(server).unwrap_or(&self.unknown).count(outcome, method);
-    }
-}
-
-impl EncodeMetric for Counts {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        for (server, row) in &**self.servers.load() {
-            row.encode(&mut encoder, server)?;
-        }
-        self.unknown.encode(&mut encoder, UNKNOWN_SERVER)
-    }
-
-    fn metric_type(&self) -> MetricType {
-        MetricType::Counter
+    fn labels(index: usize) -> Vec<(&'static str, &'static str)> {
+        Self::ALL.get(index).map(|outcome| (Self::KEY, outcome.name())).into_iter().collect()
     }
 }
 
@@ -307,15 +246,7 @@ impl EncodeMetric for Added {
 
 #[cfg(test)]
 mod tests {
-    use prometheus_client::encoding::text;
-
-    use super::*;
-
-    fn shown(registry: &Registry, name: &str) -> Vec<String> {
-        let mut out = String::new();
-        text::encode(&mut out, registry).unwrap();
-        out.lines().filter(|line| line.starts_with(name) && !line.ends_with(" 0")).map(str::to_owned).collect()
-    }
+    use super::{super::tests::counted, *};
 
     #[test]
     fn responses_are_counted_by_what_the_configuration_names() {
@@ -328,20 +259,20 @@ mod tests {
             r#"mcp_authz_responses_total{outcome="tool_error",server="a",method="tools/call"} 1"#,
             r#"mcp_authz_responses_total{outcome="ok",server="_unknown",method="_other"} 1"#,
         ];
-        assert_eq!(shown(&registry, "mcp_authz_responses_total"), expected);
+        assert_eq!(counted(&registry, "mcp_authz_responses_total"), expected);
         metrics.set_servers(["a", "b"]);
-        assert_eq!(shown(&registry, "mcp_authz_responses_total"), expected, "a reload keeps counts");
+        assert_eq!(counted(&registry, "mcp_authz_responses_total"), expected, "a reload keeps counts");
         metrics.withheld(WithheldReason::Ticket);
         assert_eq!(
-            shown(&registry, "mcp_authz_response_withheld"),
+            counted(&registry, "mcp_authz_response_withheld"),
             [r#"mcp_authz_response_withheld_total{reason="ticket"} 1"#]
         );
         let open = metrics.response_open();
         metrics.set_response_held(7);
-        assert_eq!(shown(&registry, "mcp_authz_response_streams"), ["mcp_authz_response_streams 1"]);
-        assert_eq!(shown(&registry, "mcp_authz_response_held"), ["mcp_authz_response_held_bytes 7"]);
+        assert_eq!(counted(&registry, "mcp_authz_response_streams"), ["mcp_authz_response_streams 1"]);
+        assert_eq!(counted(&registry, "mcp_authz_response_held"), ["mcp_authz_response_held_bytes 7"]);
         drop(open);
-        assert_eq!(shown(&registry, "mcp_authz_response_streams"), [""; 0]);
+        assert_eq!(counted(&registry, "mcp_authz_response_streams"), [""; 0]);
     }
 
     #[test]
@@ -351,12 +282,12 @@ mod tests {
         for n in 0..RULES_MAX {
             metrics.rule_hit("p", &format!("/mask/{n}"), 2);
         }
-        assert_eq!(shown(&registry, "mcp_authz_response_rule_hits_total").len(), RULES_MAX);
+        assert_eq!(counted(&registry, "mcp_authz_response_rule_hits_total").len(), RULES_MAX);
         for n in 0..=RULES_MAX {
             metrics.rule_hit("p", &format!("/mask/{n}"), 1);
         }
         metrics.rule_hit("q", "/mask/0", 1);
-        let lines = shown(&registry, "mcp_authz_response_rule_hits_total");
+        let lines = counted(&registry, "mcp_authz_response_rule_hits_total");
         assert_eq!(lines.len(), RULES_MAX + 1);
         assert!(lines.contains(&r#"mcp_authz_response_rule_hits_total{policy="p",rule="/mask/0"} 3"#.to_owned()));
         assert!(lines.contains(&r#"mcp_authz_response_rule_hits_total{policy="_other",rule="_other"} 2"#.to_owned()));

@@ -98,6 +98,14 @@ impl Authz {
         self.ready().await;
     }
 
+    /// Writes something else over every file of pins.
+    pub(crate) fn damage_pins(&self) {
+        let folder = self.dir.join("counters/pins");
+        let files = std::fs::read_dir(&folder).expect("pins are kept in a folder");
+        let damaged = files.filter_map(Result::ok).map(|file| std::fs::write(file.path(), "damaged"));
+        assert!(damaged.map(|written| written.expect("writable")).count() > 0, "there are no pins");
+    }
+
     /// Waits until the program says that it is ready.
     pub(crate) async fn ready(&mut self) {
         let (admin, process) = (self.admin, &mut self.process);
@@ -168,6 +176,9 @@ fn write_config(dir: &Path, settings: &Settings, listener: &Authorizer, admin: S
         Authorizer::Unix(path) => format!("unix://{}", path.display()),
     };
     let mut config = format!("listen:\n  grpc: [\"{grpc}\"]\n  admin: \"{admin}\"\n{}", settings.config);
+    if !config.contains("\nenvoy:") {
+        config.push_str("\nenvoy: {response_phase: true}\n");
+    }
     if !config.contains("\nledger:") {
         config.push_str("\nledger: {embedded: {folder: ./counters}}\n");
     }

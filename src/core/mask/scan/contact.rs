@@ -51,7 +51,7 @@ const fn is_first(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b == b'_' || b >= 0x80
 }
 
-/// The end of a domain name with at least two labels, the last one of letters.
+/// The end of a domain name with at least two labels, the last one of letters, whatever number stands behind it.
 fn domain_end(text: &Text<'_>, start: usize) -> Option<usize> {
     let is_part = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.') || b >= 0x80;
     let mut end = text.run(start, DOMAIN_MAX, is_part);
@@ -67,6 +67,16 @@ fn domain_end(text: &Text<'_>, start: usize) -> Option<usize> {
         let is_word = last.len() >= 2 && last.bytes().all(|b| b.is_ascii_alphabetic() || b >= 0x80);
         if !rest.is_empty() && (is_word || last.starts_with("xn--")) && !rest.ends_with('.') {
             return Some(start.saturating_add(domain.len()));
+        }
+        // `bob@example.com4111…`: no name of a domain, and an address once a mask takes the number away.
+        let word = last.len().saturating_sub(last.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len());
+        if word >= 2
+            && !rest.is_empty()
+            && !rest.ends_with('.')
+            && last.as_bytes().get(word).is_some_and(u8::is_ascii_digit)
+        {
+            let cut = last.len().saturating_sub(word);
+            return Some(start.saturating_add(domain.len().saturating_sub(cut)));
         }
         // `bob@example.com.5 more`: the address ends earlier.
         domain = rest;

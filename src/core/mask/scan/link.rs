@@ -7,6 +7,13 @@ use super::{Text, whole};
 /// Bytes of a link that are looked at; the rest of a longer one belongs to it too, as far as this.
 const LINK_MAX: usize = 8 * 1024;
 
+/// Bytes of user, host and port where no scheme says that a link begins; one with more is a link to nowhere that is known.
+const HOST_MAX: usize = 512;
+
+const fn is_part(b: u8) -> bool {
+    b > b' ' && b != 0x7f && !matches!(b, b'"' | b'<' | b'>' | b'`' | b'\'' | b'|' | b'{' | b'}' | b'^')
+}
+
 /// A link at the colon of `http:` or `https:`, in any case. Browsers also take one slash, more of them, and backslashes.
 pub(super) fn with_scheme(text: &Text<'_>, at: usize) -> Option<Range<usize>> {
     if !matches!(text.at(at.saturating_add(1)), b'/' | b'\\') {
@@ -16,8 +23,8 @@ pub(super) fn with_scheme(text: &Text<'_>, at: usize) -> Option<Range<usize>> {
     let scheme = text.slice(start..at).to_ascii_lowercase();
     // `xhttps://…` and `git+https://…` lead there as well.
     let known = ["https", "http", "wss", "ws", "ftp"].iter().find(|known| scheme.ends_with(**known))?;
-    let start = at.saturating_sub(known.len());
-    let range = whole(text, start..end(text, at.saturating_add(1)));
+    let (start, next) = (at.saturating_sub(known.len()), at.saturating_add(1));
+    let range = whole(text, start..end(text, next, text.run(next, LINK_MAX, is_part)));
     // A scheme that somebody writes about leads nowhere.
     let leads = !text.slice(range.clone()).get(known.len().saturating_add(1)..)?.trim_matches(['/', '\\']).is_empty();
     leads.then_some(range)
@@ -30,17 +37,20 @@ pub(super) fn without_scheme(text: &Text<'_>, at: usize) -> Option<Range<usize>>
     if !opens || !matches!(text.at(at.saturating_add(1)), b'/' | b'\\') {
         return None;
     }
-    let range = whole(text, at..end(text, at));
-    // `// a remark` and `"//"` are none.
-    host(text.slice(range.clone())).is_some_and(|host| host.contains('.')).then_some(range)
+    // `// a remark` and `"//"` are none. Only what may be the host is read: the rest may hold thousands of such beginnings.
+    let start = text.run(at, LINK_MAX, |b| matches!(b, b'/' | b'\\'));
+    let most = text.run(start, HOST_MAX, |b| is_part(b) && !matches!(b, b'/' | b'\\' | b'?' | b'#'));
+    let is_long = most.saturating_sub(start) >= HOST_MAX;
+    let name = whole(text, at..end(text, start, most));
+    if !is_long {
+        host(text.slice(name)).filter(|host| host.contains('.'))?;
+    }
+    Some(whole(text, at..end(text, at, text.run(at, LINK_MAX, is_part))))
 }
 
-/// The end of the link: white space, quotes and angle brackets are no part of it; what ends a sentence or closes a parenthesis
-/// that stood before the link is not either.
-fn end(text: &Text<'_>, at: usize) -> usize {
-    let is_part =
-        |b: u8| b > b' ' && b != 0x7f && !matches!(b, b'"' | b'<' | b'>' | b'`' | b'\'' | b'|' | b'{' | b'}' | b'^');
-    let most = text.run(at, LINK_MAX, is_part);
+/// The end of the link, at most that far: what ends a sentence or closes a parenthesis that stood before the link is no part of
+/// it.
+fn end(text: &Text<'_>, at: usize, most: usize) -> usize {
     let mut open = 0usize;
     let mut end = at;
     for byte in text.bytes.get(at..most).unwrap_or_default() {

@@ -45,6 +45,7 @@ fn email() {
         ("user='bob@example.com'", "bob@example.com"),
         ("email=bob@example.com.", "bob@example.com"),
         ("bob@example.com.5 more", "bob@example.com"),
+        ("bob@example.com4111", "bob@example.com"),
         ("..bob@example.com", "bob@example.com"),
         ("https://u:pw@example.com/", "pw@example.com"),
         ("邮箱bob@example.com。", "邮箱bob@example.com"),

@@ -169,3 +169,12 @@ proptest! {
         prop_assert_eq!(out == body, unchanged);
     }
 }
+
+#[test]
+fn a_list_that_a_task_brings_is_filtered_too() {
+    for method in [Method::TasksGet, Method::TasksResult] {
+        let asked = Asked::Request(method);
+        assert!(Concern::of(&policy(POLICY), &asked, false).lists, "{method:?}");
+        assert_eq!(text(job(POLICY, asked), &JSON, LIST).0, SHOWN);
+    }
+}
