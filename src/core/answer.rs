@@ -144,7 +144,7 @@ pub struct Withheld<'a> {
     pub reason: &'static str,
     /// Text for the agent. Holds no value of the answer.
     pub text: &'a str,
-    /// Digest of the policy.
+    /// Digest of the policy; empty where none was found.
     pub policy_digest: &'a str,
 }
 
@@ -162,8 +162,10 @@ pub fn withheld(withheld: &Withheld<'_>) -> String {
     body.push_str(DECISION_KEY);
     body.push_str("\":{\"decision\":\"withhold\",\"reason\":");
     push_json_string(&mut body, withheld.reason);
-    body.push_str(",\"policy_digest\":");
-    push_json_string(&mut body, withheld.policy_digest);
+    if !withheld.policy_digest.is_empty() {
+        body.push_str(",\"policy_digest\":");
+        push_json_string(&mut body, withheld.policy_digest);
+    }
     body.push_str("}}}}");
     body
 }

@@ -93,6 +93,8 @@ mod tests {
         assert_eq!((status, call["id"].as_str(), call["result"]["isError"].as_bool()), (200, Some("a"), Some(true)));
         let text = "[POLICY WITHHELD] The policy of this call is no longer in force. The tool may have run: do not repeat the call blindly.";
         assert_eq!(call["result"]["content"][0]["text"], text);
+        let decision = serde_json::json!({"decision": "withhold", "reason": "policy"});
+        assert_eq!(call["result"]["_meta"]["mcp-authz.dev/decision"], decision, "without a digest that nobody knows");
         let list = ticket(Asked::Request(Method::ToolsList), Some("7"));
         for (sent, expected) in [(200, 200), (202, 200), (302, 200), (404, 404), (0, 200)] {
             let (status, list) = told(Some(&list), sent, WithheldReason::Grant);

@@ -84,7 +84,7 @@ fn the_settings_of_the_page_are_those_of_the_shipped_file() {
         assert!(shipped.contains(setting), "deploy/envoy.yaml has no `{setting}` in its ext_proc filter");
         settings += 1;
     }
-    assert_eq!(settings, 8);
+    assert_eq!(settings, 9);
 }
 
 #[test]
