@@ -193,7 +193,7 @@ mod tests {
             };
             // With no place behind the point the fraction is a zero.
             prop_assert_eq!(canonical(&scaled(a)) == canonical(&scaled(b)), a == b);
-            prop_assert_eq!(canonical(&format!("{a}e3")), canonical(&(a * 1000).to_string()));
+            prop_assert_eq!(canonical(&format!("{a}e3")), canonical(&a.saturating_mul(1000).to_string()));
         }
 
         #[test]
