@@ -128,12 +128,17 @@ async fn what_was_approved_survives_a_killed_process() {
     let line = text.lines().find_map(|line| line.trim().strip_prefix("approve  mcp-authz pins ")).unwrap();
     let approved = pins(path, &line.split(' ').collect::<Vec<_>>());
     assert_eq!(said(&approved), "1 tool is approved\n");
+    // Records are handed over before the act and written a moment later; what is not written dies with the process.
+    let recorded = r#""event":"pins_approve","who":"operator","server":"s","digest":"sha256:"#;
+    let until = Instant::now().checked_add(PATIENCE).unwrap();
+    while !fs::read_to_string(path.join("audit.jsonl")).unwrap_or_default().contains(recorded) {
+        assert!(Instant::now() < until, "no record of the approval");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     drop(authz);
     let authz = Authz::start(path);
     assert!(!said(&pins(path, &["list"])).contains("waits"));
     assert!(authz.ask("GET /metrics", "").unwrap().contains("\nmcp_authz_pins_pending 0\n"));
-    let audit = fs::read_to_string(path.join("audit.jsonl")).unwrap();
-    assert!(audit.contains(r#""event":"pins_approve","who":"operator","server":"s","digest":"sha256:"#), "{audit}");
 }
 
 #[tokio::test]
