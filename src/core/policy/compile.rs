@@ -136,7 +136,7 @@ fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -
         root.warn("the policy allows everything", None);
     }
     tools.extend(hidden.iter().filter(|name| **name != "*").map(|name| (Box::from(*name), Entry::Hidden)));
-    Some(Policy {
+    let mut policy = Policy {
         id: source.id.into(),
         digest: PolicyDigest::of(source.bytes),
         default: if default == Some("allow") { Unlisted::Allow } else { Unlisted::Deny },
@@ -148,7 +148,10 @@ fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -
         limits,
         results,
         schema_from,
-    })
+        may_hide: true,
+    };
+    policy.may_hide = policy.can_hide();
+    Some(policy)
 }
 
 /// The version by which the keys are read. A wrong one is told later; the first refuses more.
