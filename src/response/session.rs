@@ -60,6 +60,8 @@ pub struct Session {
     /// Why it was withheld by us rather than by the exchange.
     withheld: Option<WithheldReason>,
     outcome: Option<ResponseOutcome>,
+    /// How long the head took to come, since the decision.
+    upstream_ms: Option<u64>,
     /// Since when, by when the head had come.
     begun: Option<Instant>,
     held: usize,
@@ -86,6 +88,7 @@ impl Session {
             report: Report::default(),
             withheld: None,
             outcome: None,
+            upstream_ms: None,
             begun: None,
             held: 0,
             _open: responses.metrics.response_open(),
@@ -112,7 +115,10 @@ impl Session {
         self.status = head.status;
         let read = Ticket::read(ticket, &(self.responses.keys)());
         let ticket = match read {
-            Ok(ticket) => self.ticket.insert(ticket),
+            Ok(ticket) => {
+                self.upstream_ms = Some(self.responses.clock.now_ms().saturating_sub(ticket.issued_ms));
+                self.ticket.insert(ticket)
+            }
             Err(error) => {
                 if self.responses.may_warn() {
                     tracing::warn!(
@@ -323,6 +329,7 @@ impl Session {
             tool: ticket.and_then(Ticket::tool),
             status: self.status,
             report: &self.report,
+            upstream_ms: self.upstream_ms,
             duration_ms: u64::try_from(elapsed).unwrap_or(u64::MAX),
         };
         let mut line = String::with_capacity(512);

@@ -272,6 +272,7 @@ fn the_fields_of_responses_are_those_of_a_record() {
         tool: some,
         status: 200,
         report: &report,
+        upstream_ms: Some(1),
         duration_ms: 1,
     };
     let mut line = String::new();

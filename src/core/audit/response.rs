@@ -34,6 +34,9 @@ pub struct ResponseRecord<'a> {
     pub status: u16,
     /// What became of it.
     pub report: &'a Report,
+    /// From the decision to the head of the response, ms: the time that the server took, and Envoy beside it. By the clocks of the
+    /// processes that saw the one and the other.
+    pub upstream_ms: Option<u64>,
     /// From the head of the response to its end, ms.
     pub duration_ms: u64,
 }
@@ -73,6 +76,9 @@ impl ResponseRecord<'_> {
         }
         self.write_rules(out);
         self.write_new_fields(out);
+        if let Some(upstream_ms) = self.upstream_ms {
+            number(out, "upstream_ms", upstream_ms);
+        }
         number(out, "duration_ms", self.duration_ms);
         out.push('}');
     }
@@ -150,6 +156,7 @@ mod tests {
             tool: Some("find\n\u{202e}"),
             status: 200,
             report,
+            upstream_ms: Some(31),
             duration_ms: 12,
         }
     }
@@ -179,7 +186,7 @@ mod tests {
             r#""server":"demo","grant":"agent","method":"tools/call","tool":"find\n\u202e","request_id":"r-1","#,
             r#""stream_id":"9264854546074171864","status":200,"bytes":1234,"#,
             r#""result_sha256":"0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a","unread":"size","hidden":2,"unapproved":1,"reported":3,"dropped":4,"#,
-            r#""rules":[{"rule":"/mask/0","action":"mask","count":3}],"new_fields":["result.x\""],"duration_ms":12}"#
+            r#""rules":[{"rule":"/mask/0","action":"mask","count":3}],"new_fields":["result.x\""],"upstream_ms":31,"duration_ms":12}"#
         );
         assert_eq!(written(&record(&report)), expected);
         let report = Report::default();

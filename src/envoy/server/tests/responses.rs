@@ -78,7 +78,8 @@ impl Response {
     }
 
     async fn ask(&mut self, text: &str) -> Result<Option<String>, Code> {
-        self.send(text).await;
+        // A stream that has been ended takes nothing more; by what it ended is read below.
+        self.messages.send(body(text)).await.unwrap_or_default();
         self.next().await
     }
 }
