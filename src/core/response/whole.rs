@@ -90,7 +90,7 @@ impl Whole {
         let step = self.judge(&held, pass, judge, report);
         if self.state == State::Recording {
             self.held = held;
-            return step.unwrap_or(Step::Same);
+            return step.unwrap_or(Step::Bytes(Vec::new()));
         }
         step.unwrap_or(Step::Bytes(held))
     }
