@@ -162,7 +162,7 @@ impl Responses {
 
     fn policy(&self, snapshot: &Snapshot, ticket: &Ticket, who: &Principal) -> Option<Arc<Policy>> {
         let now = snapshot.policy(&ticket.policy);
-        let is_it = |policy: &&Arc<Policy>| ticket::digest_prefix(policy.digest()) == ticket.policy_digest;
+        let is_it = |policy: &&Arc<Policy>| policy.digest().prefix() == ticket.policy_digest;
         if let Some(policy) = now.filter(is_it) {
             return Some(Arc::clone(policy));
         }

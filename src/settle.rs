@@ -44,8 +44,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 const AGE_MAX_MS: u64 = 7 * 86_400_000;
 /// The log of a store that is gone: metrics and audit have every settlement.
 static UNSETTLED: Seldom = Seldom::new();
-/// Between two warnings of forged tokens.
-const WARN_EVERY: Duration = Duration::from_secs(10);
+/// That of tokens that are not ours.
+static FORGED: Seldom = Seldom::new();
 
 /// What Envoy says of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,18 +107,18 @@ impl<L: Ledger> Settler<L> {
     async fn run(self: Arc<Self>, mut entries: mpsc::Receiver<(Box<[u8]>, Seen)>) {
         let places = Arc::new(Semaphore::new(STORE_CALLS_MAX));
         let mut calls = JoinSet::new();
-        let mut warned = Warned::default();
+        let mut warned_of_unseen = false;
         while let Some((token, seen)) = entries.recv().await {
             while calls.try_join_next().is_some() {}
             let token = match Token::read(&token, &self.ledger.keys()) {
                 Ok(token) => token,
                 Err(error) => {
-                    self.refuse(error, &mut warned.of_forged);
+                    self.refuse(error);
                     continue;
                 }
             };
             if let Seen::Ended(facts) = &seen {
-                self.look_for_answer(&token, facts, &mut warned.of_unseen);
+                self.look_for_answer(&token, facts, &mut warned_of_unseen);
             }
             let Some(work) = self.work(token, seen) else { continue };
             // No place, no next entry: the queue fills up and says so.
@@ -133,11 +133,10 @@ impl<L: Ledger> Settler<L> {
     }
 
     /// A token that is not ours, or not readable. Its text is written nowhere.
-    fn refuse(&self, error: TokenError, warned: &mut Option<Instant>) {
+    fn refuse(&self, error: TokenError) {
         self.metrics.settlements(SettlementOutcome::Forged, 1);
         self.record(SettlementOutcome::Forged, None, None);
-        if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
-            *warned = Some(Instant::now());
+        if FORGED.is_due() {
             tracing::warn!(
                 %error,
                 "The access log holds a settle token that is not ours; nothing is given back. Who reaches the gRPC listener?"
@@ -318,13 +317,6 @@ const fn came_to(finished: Finished, asked: SettlementOutcome) -> SettlementOutc
             SettlementOutcome::Expired
         }
     }
-}
-
-/// What was said aloud.
-#[derive(Default)]
-struct Warned {
-    of_forged: Option<Instant>,
-    of_unseen: bool,
 }
 
 /// What the store is asked about one reservation.

@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::quota::{Admin, Output, QuotaError, Target, confirm, rows};
+use super::quota::{Admin, Output, QuotaError, Target, confirm, ended, rows};
 
 /// See which tools changed, and approve them.
 #[derive(Debug, clap::Args)]
@@ -133,14 +133,7 @@ pub fn run(args: &Args, input: &mut impl BufRead, out: &mut impl Write, err: &mu
         Action::List(args) => list(args, out),
         Action::Reset(args) => reset(args, input, out, err),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Nobody is left to tell if standard error is gone; the status still says it.
-            let _told = writeln!(err, "mcp-authz: {error}").is_ok();
-            ExitCode::from(error.status())
-        }
-    }
+    ended(done, err)
 }
 
 fn list(args: &ListArgs, out: &mut impl Write) -> Result<(), QuotaError> {

@@ -164,6 +164,11 @@ pub fn run(args: &Args, input: &mut impl BufRead, out: &mut impl Write, err: &mu
         Action::Reset(args) => reset(args, input, out, err),
         Action::Show(args) => show(args, out),
     };
+    ended(done, err)
+}
+
+/// Says what went wrong, if anything did; the status of the process.
+pub(super) fn ended(done: Result<(), QuotaError>, err: &mut impl Write) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -62,6 +62,13 @@ impl PolicyDigest {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The first eight bytes, for tokens that have to be short.
+    #[must_use]
+    pub fn prefix(&self) -> [u8; 8] {
+        let hex = self.0.strip_prefix("sha256:").and_then(|hex| hex.get(..16));
+        hex.and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or_default().to_be_bytes()
+    }
 }
 
 impl fmt::Display for PolicyDigest {

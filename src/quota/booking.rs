@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use mcp_authz_core::{
     ledger::{
@@ -13,6 +14,20 @@ use mcp_authz_core::{
 use sha2::{Digest as _, Sha256};
 
 use super::{LedgerError, ReservationId};
+
+/// Length of [`Keys::sign`]'s answer.
+pub(crate) const SIGNATURE_BYTES: usize = 16;
+
+/// Why a sealed text is not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    /// Too long, or no base64.
+    #[error("cannot be read")]
+    Garbled,
+    /// Not signed with these keys: forged, or the data of the store was lost since.
+    #[error("is not signed with the keys of this store")]
+    Signature,
+}
 
 /// The keys of one store's data: under them subjects become names of counters, and settle tokens are signed.
 ///
@@ -48,7 +63,7 @@ impl Keys {
 
     /// Signs the bytes of a settle token, or of the ticket of a response.
     #[must_use]
-    pub fn sign(&self, bytes: &[u8]) -> [u8; 16] {
+    pub fn sign(&self, bytes: &[u8]) -> [u8; SIGNATURE_BYTES] {
         first_16(self.tokens.clone().chain_update(bytes))
     }
 
@@ -57,6 +72,29 @@ impl Keys {
     pub fn verify(&self, bytes: &[u8], signature: &[u8]) -> bool {
         use subtle::ConstantTimeEq as _;
         self.sign(bytes).ct_eq(signature).into()
+    }
+
+    /// The bytes with their signature, as text that Envoy carries. `None` if it would have more than so many characters.
+    #[must_use]
+    pub fn seal(&self, mut bytes: Vec<u8>, chars_max: usize) -> Option<String> {
+        let signature = self.sign(&bytes);
+        bytes.extend_from_slice(&signature);
+        let text = URL_SAFE_NO_PAD.encode(bytes);
+        (text.len() <= chars_max).then_some(text)
+    }
+
+    /// The bytes of a text that [`Keys::seal`] wrote.
+    ///
+    /// # Errors
+    /// See [`SealError`].
+    pub fn open(&self, text: &[u8], chars_max: usize) -> Result<Vec<u8>, SealError> {
+        if text.len() > chars_max {
+            return Err(SealError::Garbled);
+        }
+        let mut bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| SealError::Garbled)?;
+        let end = bytes.len().checked_sub(SIGNATURE_BYTES).ok_or(SealError::Garbled)?;
+        let signature = bytes.split_off(end);
+        if self.verify(&bytes, &signature) { Ok(bytes) } else { Err(SealError::Signature) }
     }
 
     fn name(&self, kind: &[u8], bytes: &[u8]) -> [u8; 16] {

@@ -35,7 +35,9 @@ pub mod redis;
 mod tests;
 pub mod token;
 
-pub use booking::{Booking, Keys};
+#[cfg(test)]
+pub(crate) use booking::SIGNATURE_BYTES;
+pub use booking::{Booking, Keys, SealError};
 
 /// Longest id that is taken over from Envoy, in bytes; its own are 20 digits at most.
 const ID_BYTES_MAX: usize = 64;

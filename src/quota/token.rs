@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use mcp_authz_core::{
     decision::PolicyDigest,
     ledger::{Attempt, CounterId, Line, Span},
@@ -15,7 +14,7 @@ use mcp_authz_core::{
     settle::Promise,
 };
 
-use super::{Booking, Keys, ReservationId, Ticket, booking::mode_letter};
+use super::{Booking, Keys, ReservationId, SealError, Ticket, booking::mode_letter};
 
 /// Longest token that is written or read, in characters. 32 counters with labels and names of 100 characters together fit.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -27,8 +26,6 @@ const VERSION: u8 = 1;
 /// The format that also says what the body of the answer decides. Written only where it decides something, so that the other
 /// replicas of an upgrade go on settling all other calls.
 const VERSION_BODY: u8 = 2;
-/// Length of [`Keys::sign`]'s answer.
-const SIGNATURE_BYTES: usize = 16;
 
 /// What a settle token says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +68,7 @@ impl Token {
             names: ticket.terms.iter().map(|terms| Arc::clone(&terms.name)).collect(),
             // A caller has one policy, so all terms of a call are of the same.
             policy: ticket.terms.first().map(|terms| Arc::clone(&terms.policy)).unwrap_or_default(),
-            policy_digest: policy.map(digest_prefix).unwrap_or_default(),
+            policy_digest: policy.map(PolicyDigest::prefix).unwrap_or_default(),
             issued_ms,
         }
     }
@@ -106,10 +103,7 @@ impl Token {
             }
             text(&mut out, name)?;
         }
-        let signature = keys.sign(&out);
-        out.extend_from_slice(&signature);
-        let token = URL_SAFE_NO_PAD.encode(out);
-        (token.len() <= TOKEN_BYTES_MAX).then_some(token)
+        keys.seal(out, TOKEN_BYTES_MAX)
     }
 
     /// Reads a token that Envoy brought back.
@@ -117,25 +111,14 @@ impl Token {
     /// # Errors
     /// See [`TokenError`]; the caller counts it and changes nothing.
     pub fn read(token: &[u8], keys: &Keys) -> Result<Self, TokenError> {
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(TokenError::Garbled);
-        }
-        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| TokenError::Garbled)?;
-        let end = bytes.len().checked_sub(SIGNATURE_BYTES).ok_or(TokenError::Garbled)?;
-        let (signed, signature) = bytes.split_at_checked(end).ok_or(TokenError::Garbled)?;
-        if !keys.verify(signed, signature) {
-            return Err(TokenError::Signature);
-        }
-        let mut reader = Reader(signed);
+        let signed = keys.open(token, TOKEN_BYTES_MAX).map_err(|error| match error {
+            SealError::Garbled => TokenError::Garbled,
+            SealError::Signature => TokenError::Signature,
+        })?;
+        let mut reader = Reader(&signed);
         let token = reader.token().filter(|_| reader.0.is_empty());
         token.ok_or(TokenError::Version)
     }
-}
-
-/// Eight bytes of the SHA-256 in the digest's text.
-fn digest_prefix(digest: &PolicyDigest) -> [u8; 8] {
-    let hex = digest.as_str().strip_prefix("sha256:").and_then(|hex| hex.get(..16));
-    hex.and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or_default().to_be_bytes()
 }
 
 fn push_line(out: &mut Vec<u8>, line: &Line, promise: Promise) -> Option<()> {

@@ -112,7 +112,7 @@ impl Rig {
             issued_ms: NOW_MS,
             server: "one".into(),
             policy: "p".into(),
-            policy_digest: ticket::digest_prefix(snapshot.policy("p").unwrap().digest()),
+            policy_digest: snapshot.policy("p").unwrap().digest().prefix(),
             grant: "agent".into(),
             asked,
             era: Era::Modern,

@@ -5,14 +5,12 @@
 
 use std::sync::Arc;
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use mcp_authz_core::{
-    decision::PolicyDigest,
     mcp::{Era, Method},
     response::Asked,
 };
 
-use crate::quota::Keys;
+use crate::quota::{Keys, SealError};
 
 /// Longest ticket that is written or read, in characters: the longest id and name of a tool fit.
 pub const TICKET_BYTES_MAX: usize = 8 * 1024;
@@ -21,8 +19,6 @@ pub const TICKET_BYTES_MAX: usize = 8 * 1024;
 const KIND: u8 = b'R';
 /// Second byte. Another version is another program's: during an upgrade its responses are withheld.
 const VERSION: u8 = 1;
-/// Length of [`Keys::sign`]'s answer.
-const SIGNATURE_BYTES: usize = 16;
 
 /// What a ticket says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,10 +104,7 @@ impl Ticket {
         for text in [&self.id, &self.stream_id, &self.request_id] {
             push(&mut out, text.as_deref().unwrap_or_default())?;
         }
-        let signature = keys.sign(&out);
-        out.extend_from_slice(&signature);
-        let token = URL_SAFE_NO_PAD.encode(out);
-        (token.len() <= TICKET_BYTES_MAX).then_some(token)
+        keys.seal(out, TICKET_BYTES_MAX)
     }
 
     /// Reads a ticket that Envoy brought back.
@@ -119,26 +112,14 @@ impl Ticket {
     /// # Errors
     /// See [`TicketError`]; the caller withholds the response.
     pub fn read(ticket: &[u8], keys: &Keys) -> Result<Self, TicketError> {
-        if ticket.len() > TICKET_BYTES_MAX {
-            return Err(TicketError::Garbled);
-        }
-        let bytes = URL_SAFE_NO_PAD.decode(ticket).map_err(|_| TicketError::Garbled)?;
-        let end = bytes.len().checked_sub(SIGNATURE_BYTES).ok_or(TicketError::Garbled)?;
-        let (signed, signature) = bytes.split_at_checked(end).ok_or(TicketError::Garbled)?;
-        if !keys.verify(signed, signature) {
-            return Err(TicketError::Signature);
-        }
-        let mut reader = Reader(signed);
+        let signed = keys.open(ticket, TICKET_BYTES_MAX).map_err(|error| match error {
+            SealError::Garbled => TicketError::Garbled,
+            SealError::Signature => TicketError::Signature,
+        })?;
+        let mut reader = Reader(&signed);
         let ticket = reader.ticket().filter(|_| reader.0.is_empty());
         ticket.ok_or(TicketError::Version)
     }
-}
-
-/// Eight bytes of the SHA-256 in the digest's text, as tickets have them.
-#[must_use]
-pub fn digest_prefix(digest: &PolicyDigest) -> [u8; 8] {
-    let hex = digest.as_str().strip_prefix("sha256:").and_then(|hex| hex.get(..16));
-    hex.and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or_default().to_be_bytes()
 }
 
 fn push(out: &mut Vec<u8>, text: &str) -> Option<()> {
@@ -199,9 +180,11 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::quota::SIGNATURE_BYTES;
 
     fn keys() -> Keys {
         Keys::derive(&[7; 32])

@@ -1,6 +1,7 @@
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use proptest::prelude::*;
 
-use super::*;
+use super::{super::SIGNATURE_BYTES, *};
 
 fn keys() -> Keys {
     Keys::derive(&[7; 32])
@@ -195,7 +196,7 @@ fn a_token_of_the_version_before_is_read() {
 #[test]
 fn the_policy_is_named_by_the_first_bytes_of_its_digest() {
     let digest = PolicyDigest::of(b"{}");
-    let prefix: String = digest_prefix(&digest).iter().map(|byte| format!("{byte:02x}")).collect();
+    let prefix: String = digest.prefix().iter().map(|byte| format!("{byte:02x}")).collect();
     assert!(digest.as_str().starts_with(&format!("sha256:{prefix}")), "{prefix}");
 }
 
