@@ -9,6 +9,7 @@ pub mod credential;
 pub mod engine;
 pub mod envoy;
 pub mod files;
+pub mod outbound;
 pub mod pins;
 pub mod quota;
 pub mod response;

@@ -28,3 +28,4 @@ pub mod settle;
 pub mod splice;
 pub mod sse;
 pub mod text;
+pub mod trace;
