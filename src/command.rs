@@ -4,6 +4,7 @@ pub mod check;
 pub mod eval;
 pub mod grant;
 pub mod mask;
+mod operator;
 pub mod pins;
 pub mod quota;
 pub mod serve;

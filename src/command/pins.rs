@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::quota::{Admin, Output, QuotaError, Target, confirm, ended, rows};
+use super::operator::{Admin, OperatorError, Output, Target, confirm, ended, rows};
 
 /// See which tools changed, and approve them.
 #[derive(Debug, clap::Args)]
@@ -136,7 +136,7 @@ pub fn run(args: &Args, input: &mut impl BufRead, out: &mut impl Write, err: &mu
     ended(done, err)
 }
 
-fn list(args: &ListArgs, out: &mut impl Write) -> Result<(), QuotaError> {
+fn list(args: &ListArgs, out: &mut impl Write) -> Result<(), OperatorError> {
     let page = Admin::of(&args.target)?.get("/pins", &[("server", args.server.as_deref())])?;
     match args.output {
         Output::Json => writeln!(out, "{page:#}")?,
@@ -145,7 +145,7 @@ fn list(args: &ListArgs, out: &mut impl Write) -> Result<(), QuotaError> {
     Ok(())
 }
 
-fn diff(args: &DiffArgs, out: &mut impl Write) -> Result<(), QuotaError> {
+fn diff(args: &DiffArgs, out: &mut impl Write) -> Result<(), OperatorError> {
     let page = changes(&Admin::of(&args.target)?, &args.server, args.tool.as_deref())?;
     match args.output {
         Output::Json => writeln!(out, "{page:#}")?,
@@ -164,7 +164,7 @@ fn approve(
     input: &mut impl BufRead,
     out: &mut impl Write,
     err: &mut impl Write,
-) -> Result<(), QuotaError> {
+) -> Result<(), OperatorError> {
     let admin = Admin::of(&args.target)?;
     let shown;
     let digest = match &args.digest {
@@ -173,12 +173,12 @@ fn approve(
             let page = changes(&admin, &args.server, args.tool.as_deref())?;
             let pending = rows(&page, "pending")?;
             let digest = match (&args.tool, pending) {
-                (None, []) => return Err(QuotaError::Refused("nothing waits for approval".into())),
-                (Some(_), []) => return Err(QuotaError::Refused("nothing of that name waits for approval".into())),
+                (None, []) => return Err(OperatorError::Refused("nothing waits for approval".into())),
+                (Some(_), []) => return Err(OperatorError::Refused("nothing of that name waits for approval".into())),
                 (Some(_), [one, ..]) => text(one, "digest"),
                 (None, _) => text(&page, "digest"),
             };
-            shown = digest.ok_or(QuotaError::Unreadable)?.to_owned();
+            shown = digest.ok_or(OperatorError::Unreadable)?.to_owned();
             err.write_all(render::diff(&args.server, pending).as_bytes())?;
             confirm("Approve?", input, err)?;
             &shown
@@ -189,7 +189,7 @@ fn approve(
         None => json!({ "server": args.server, "digest": digest }),
     };
     let page = admin.post("/pins/approve", &body)?;
-    match page.get("approved").and_then(Value::as_u64).ok_or(QuotaError::Unreadable)? {
+    match page.get("approved").and_then(Value::as_u64).ok_or(OperatorError::Unreadable)? {
         1 => writeln!(out, "1 tool is approved")?,
         n => writeln!(out, "{n} tools are approved")?,
     }
@@ -201,7 +201,7 @@ fn forget(
     input: &mut impl BufRead,
     out: &mut impl Write,
     err: &mut impl Write,
-) -> Result<(), QuotaError> {
+) -> Result<(), OperatorError> {
     let admin = Admin::of(&args.target)?;
     if !args.yes {
         confirm("If the tool is listed again, it will be hidden until it is approved. Forget it?", input, err)?;
@@ -216,7 +216,7 @@ fn reset(
     input: &mut impl BufRead,
     out: &mut impl Write,
     err: &mut impl Write,
-) -> Result<(), QuotaError> {
+) -> Result<(), OperatorError> {
     let admin = Admin::of(&args.target)?;
     if !args.yes {
         writeln!(
@@ -230,7 +230,7 @@ fn reset(
     Ok(())
 }
 
-fn changes(admin: &Admin, server: &str, tool: Option<&str>) -> Result<Value, QuotaError> {
+fn changes(admin: &Admin, server: &str, tool: Option<&str>) -> Result<Value, OperatorError> {
     admin.get("/pins/diff", &[("server", Some(server)), ("tool", tool)])
 }
 

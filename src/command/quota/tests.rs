@@ -1,14 +1,15 @@
 //! The command against a port that answers what it is told to, and the table.
 
 use std::{
-    io::Read as _,
-    net::{TcpListener, TcpStream},
+    io::{self, Read as _},
+    net::{SocketAddr, TcpListener, TcpStream},
     thread::{self, JoinHandle},
 };
 
 use clap::Parser as _;
 
 use super::*;
+use crate::command::{FAILED, USAGE};
 
 #[derive(Debug, clap::Parser)]
 struct Line {
@@ -37,8 +38,8 @@ fn request(stream: &mut TcpStream) -> String {
     let mut byte = [0];
     loop {
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head.split_once("content-length: ").unwrap().1.split("\r\n").next().unwrap();
-            if body.len() == length.parse::<usize>().unwrap() {
+            let length = head.split_once("content-length: ").and_then(|(_, rest)| rest.split("\r\n").next());
+            if body.len() == length.map_or(0, |length| length.parse::<usize>().unwrap()) {
                 return text;
             }
         }
@@ -90,7 +91,7 @@ fn the_table_is_as_promised() {
     let (status, out, err) = quota(address, &["show", "--grant", "a+b", "--tool", "t/1"], "");
     assert_eq!((status, &*out, &*err), (ExitCode::SUCCESS, TABLE, ""));
     let asked = asked.join().unwrap();
-    assert!(asked[0].starts_with("GET /quota?grant=a%2Bb&tool=t%2F1 HTTP/1.0\r\n"), "{}", asked[0]);
+    assert!(asked[0].starts_with("GET /quota?grant=a%2Bb&tool=t%2F1 HTTP/1.1\r\n"), "{}", asked[0]);
     assert!(asked[0].contains("\r\nauthorization: Bearer 0123456789abcdef\r\n"), "{}", asked[0]);
 }
 
@@ -120,7 +121,7 @@ fn a_reset_shows_what_it_will_do_and_asks() {
         if confirmed {
             assert_eq!((status, &*out), (ExitCode::SUCCESS, "1 counter is at zero\n"));
             let (head, body) = asked[1].split_once("\r\n\r\n").unwrap();
-            assert!(head.starts_with("POST /quota/reset HTTP/1.0\r\n"), "{head}");
+            assert!(head.starts_with("POST /quota/reset HTTP/1.1\r\n"), "{head}");
             let expected = json!({"grant": "g1", "counter": "loops", "revision": "sha256:7"});
             assert_eq!(serde_json::from_str::<Value>(body).unwrap(), expected);
         } else {
@@ -182,7 +183,7 @@ fn a_loss_is_accepted_only_on_purpose() {
         let (status, out, err) = quota(address, &["accept-loss"], "y\n");
         assert_eq!((status, &*out), (ExitCode::SUCCESS, text), "{err}");
         let asked = asked.join().unwrap();
-        assert!(asked[0].starts_with("POST /quota/accept-loss HTTP/1.0\r\n") && asked[0].ends_with("\r\n\r\n{}"));
+        assert!(asked[0].starts_with("POST /quota/accept-loss HTTP/1.1\r\n") && asked[0].ends_with("\r\n\r\n{}"));
     }
     let (address, _) = port(Vec::new());
     assert_eq!(quota(address, &["accept-loss"], "").0, ExitCode::from(FAILED));
