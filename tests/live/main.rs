@@ -7,3 +7,4 @@
 mod kubelet;
 mod process;
 mod reload;
+mod verify;

@@ -5,7 +5,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     thread,
     time::Duration,
 };
@@ -143,4 +143,9 @@ impl Process {
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
+}
+/// Runs the binary to its end.
+pub(crate) fn run(folder: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-authz"));
+    command.args(args).current_dir(folder).env_remove("MCP_AUTHZ_CONFIG").stdin(Stdio::null()).output().unwrap()
 }
