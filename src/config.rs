@@ -5,8 +5,10 @@
 
 mod ledger;
 mod read;
+mod reload;
 mod response;
 mod shown;
+mod webhook;
 
 use std::{
     net::SocketAddr,
@@ -22,7 +24,9 @@ use mcp_authz_core::{
 };
 
 pub use ledger::{Engine, Ledger};
+pub use reload::{Kubernetes, Reload};
 pub use response::Response;
+pub use webhook::{Webhook, WebhookConfig};
 
 use crate::{
     envoy::server::Endpoint,
@@ -58,6 +62,12 @@ pub struct Config {
     pub ledger: Ledger,
     /// What becomes of responses.
     pub response: Response,
+    /// How changes of mounted files are noticed.
+    pub reload: Reload,
+    /// What Kubernetes is told.
+    pub kubernetes: Kubernetes,
+    /// The admission webhook; `None` where there is none.
+    pub webhook: Option<Webhook>,
     /// What is legal and probably not meant.
     pub warnings: Vec<Defect>,
 }
@@ -142,6 +152,8 @@ pub struct Limits {
     pub reservations_max: usize,
     /// Counters that have series of their own in the metrics: 0 to 100,000, default 1,000.
     pub metric_counters_max: usize,
+    /// Policies that the metrics show: 0 to 100,000, default 1,000.
+    pub metric_policies_max: usize,
     /// Tools of one server whose definitions are pinned: 1 to 100,000, default 1,000.
     pub pinned_tools_max: usize,
     /// Bytes of one definition that is pinned: 1 KiB to 1 MiB, default 64 KiB.
@@ -238,6 +250,9 @@ const SECTIONS: &[&str] = &[
     "admin",
     "ledger",
     "response",
+    "reload",
+    "kubernetes",
+    "webhook",
 ];
 
 impl Config {

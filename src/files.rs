@@ -14,6 +14,8 @@ use mcp_authz_core::document::Format;
 
 /// Bytes of one document.
 pub const DOCUMENT_BYTES_MAX: u64 = 1_048_576;
+/// The link in the folder of a Kubernetes volume that leads to the version in force.
+pub const MOUNTED: &str = "..data";
 /// Documents in one folder.
 pub const FILES_MAX: usize = 10_000;
 
@@ -115,8 +117,9 @@ impl Folder {
     /// # Errors
     /// [`FileError`]; the operator mends the folder.
     pub fn list(path: &Path) -> Result<Self, FileError> {
-        let data = path.join("..data");
-        let resolved = if data.is_dir() { data.canonicalize().map_err(FileError::Io)? } else { path.to_owned() };
+        let data = path.join(MOUNTED);
+        // A link of the folder itself is resolved as well: there are tools that move that one.
+        let resolved = if data.is_dir() { &data } else { path }.canonicalize().map_err(FileError::Io)?;
         let mut documents = Vec::new();
         for entry in fs::read_dir(&resolved).map_err(FileError::Io)? {
             let name = entry.map_err(FileError::Io)?.file_name().to_string_lossy().into_owned();

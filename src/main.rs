@@ -31,6 +31,8 @@ enum Command {
     Serve(command::serve::Args),
     /// Run policy test cases.
     Test(command::test::Args),
+    /// Compare what running processes serve with files, digest by digest.
+    Verify(command::verify::Args),
 }
 
 fn main() -> ExitCode {
@@ -54,5 +56,6 @@ fn main() -> ExitCode {
         // The server's own threads write to both, so nothing here may hold their locks.
         Command::Serve(args) => command::serve::run(&args),
         Command::Test(args) => command::test::run(args, &mut io::stdout(), &mut io::stderr()),
+        Command::Verify(args) => command::verify::run(&args, &mut io::stdout(), &mut io::stderr()),
     }
 }

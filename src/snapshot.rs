@@ -8,7 +8,7 @@ pub(crate) mod load;
 use std::{collections::BTreeMap, sync::Arc};
 
 use mcp_authz_core::{
-    decision::Reason,
+    decision::{PolicyDigest, Reason},
     document::Defect,
     grant::{Grant, Grants},
     policy::Policy,
@@ -28,6 +28,57 @@ struct Binding {
     credential: Credential,
 }
 
+/// What a file is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FileKind {
+    /// Grants.
+    Grants,
+    /// One policy.
+    Policy,
+    /// The registry of servers.
+    Servers,
+}
+
+impl FileKind {
+    /// The word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Grants => "grants",
+            Self::Policy => "policy",
+            Self::Servers => "servers",
+        }
+    }
+
+    /// How the admin port calls a file of that name: by its folder, which is always called alike, wherever it is mounted.
+    #[must_use]
+    pub fn path_of(self, name: &str) -> String {
+        match self {
+            Self::Grants => format!("grants/{name}"),
+            Self::Policy => format!("policies/{name}"),
+            Self::Servers => "servers.yaml".to_owned(),
+        }
+    }
+}
+
+/// A file as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadedFile {
+    /// What it is about.
+    pub kind: FileKind,
+    /// Its name in its folder; empty for the servers file, of which there is one.
+    pub name: String,
+    /// SHA-256 of its bytes.
+    pub digest: PolicyDigest,
+}
+
+/// A policy with what its compilation found.
+#[derive(Clone, Debug)]
+struct Kept {
+    policy: Arc<Policy>,
+    warnings: Vec<Defect>,
+}
+
 /// All documents at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -41,6 +92,10 @@ pub struct Snapshot {
     /// By [`Grant::ordinal`].
     grant_policies: Vec<Option<Arc<Policy>>>,
     revision: Arc<str>,
+    /// Every document, in the order in which it was read.
+    files: Vec<LoadedFile>,
+    /// By file name: a policy that did not change is not compiled again, and its memory not freed.
+    kept: BTreeMap<String, Kept>,
     /// Names of the headers that credentials of any server are put in, sorted.
     credential_headers: HeaderNames,
     /// Like the revision, with the secrets. Never shown.
@@ -82,7 +137,26 @@ impl Snapshot {
     /// # Errors
     /// Every defect of every file; the operator mends them.
     pub fn load(paths: &Paths) -> Result<Loaded, Vec<Defect>> {
-        load::load(paths)
+        load::load(paths, None)
+    }
+
+    /// As [`Snapshot::load`] of the same paths, and takes over the policies whose files are byte for byte as they were.
+    ///
+    /// # Errors
+    /// As [`Snapshot::load`].
+    pub fn load_next(&self, paths: &Paths) -> Result<Loaded, Vec<Defect>> {
+        load::load(paths, Some(self))
+    }
+
+    /// What was made of the file of exactly that name and content.
+    fn kept(&self, name: &str, digest: &PolicyDigest) -> Option<&Kept> {
+        self.kept.get(name).filter(|kept| kept.policy.digest() == digest)
+    }
+
+    /// Every document that was read: policies, servers, grants. Never a secret.
+    #[must_use]
+    pub fn files(&self) -> &[LoadedFile] {
+        &self.files
     }
 
     /// The server of that name.

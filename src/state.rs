@@ -13,6 +13,7 @@ use mcp_authz_core::{document::Defect, policy::Policy};
 
 use crate::{
     config::Paths,
+    retired::Retired,
     snapshot::{Loaded, Snapshot},
 };
 
@@ -49,12 +50,22 @@ pub struct Reloaded {
     pub warnings: Vec<Defect>,
 }
 
+/// Everything that was replaced and is in use.
+#[derive(Debug, Default)]
+struct Retirement {
+    snapshots: Retired<Snapshot>,
+    policies: Retired<Policy>,
+    lists: Retired<VecDeque<Arc<Policy>>>,
+}
+
 /// The snapshot that serves now.
 #[derive(Debug)]
 pub struct State {
     paths: Paths,
     current: ArcSwap<Snapshot>,
     replaced: ArcSwap<VecDeque<Arc<Policy>>>,
+    /// What Checks and responses may still hold, see [`State::sweep`].
+    retired: Retirement,
     status: Mutex<Status>,
     /// Held while files are read, so that reloads follow one another.
     reloading: Mutex<()>,
@@ -80,6 +91,7 @@ impl State {
             paths: paths.clone(),
             current,
             replaced: ArcSwap::default(),
+            retired: Retirement::default(),
             status: Mutex::new(status),
             reloading: Mutex::new(()),
         };
@@ -124,7 +136,7 @@ impl State {
     /// Every defect of every file; the last good snapshot serves on.
     pub fn reload(&self, now_ms: u64) -> Result<Reloaded, Vec<Defect>> {
         let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcome = Snapshot::load(&self.paths);
+        let outcome = self.snapshot().load_next(&self.paths);
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
             Err(defects) => {
@@ -142,28 +154,48 @@ impl State {
                 if changed {
                     status.loaded_at_ms = now_ms;
                     self.retain(&snapshot);
-                    self.current.store(Arc::new(snapshot));
+                    self.retire(&Arc::new(snapshot));
                 }
+                drop(status);
+                self.sweep();
                 Ok(Reloaded { changed, from, to, warnings })
             }
         }
     }
 
+    /// Puts the next snapshot into force. What was there before waits until no Check and no response holds it.
+    fn retire(&self, next: &Arc<Snapshot>) {
+        let old = self.current.swap(Arc::clone(next));
+        let stays = |policy: &Arc<Policy>| next.policy(policy.id()).is_some_and(|next| Arc::ptr_eq(next, policy));
+        for policy in old.policies().filter(|policy| !stays(policy)) {
+            self.retired.policies.add(Arc::clone(policy));
+        }
+        self.retired.snapshots.add(old);
+    }
+
+    /// Frees, on the calling thread, what was replaced and is not in use any more; gives how much of it still is. To be called from
+    /// time to time by a thread that serves no Checks: freeing ten thousand policies takes milliseconds.
+    pub fn sweep(&self) -> usize {
+        let Retirement { snapshots, policies, lists } = &self.retired;
+        // Snapshots and lists first: they hold policies.
+        [snapshots.sweep(), lists.sweep(), policies.sweep()].into_iter().fold(0, usize::saturating_add)
+    }
+
     /// Keeps what is about to be replaced. Before the swap, so that whoever misses a policy there finds it here.
     fn retain(&self, next: &Snapshot) {
-        let now = self.current.load();
+        let now = self.snapshot();
         let stays =
             |policy: &Arc<Policy>| next.policy(policy.id()).is_some_and(|next| next.digest() == policy.digest());
         let gone: Vec<&Arc<Policy>> = now.policies().filter(|policy| !stays(policy)).collect();
         if gone.is_empty() {
             return;
         }
-        let before = self.replaced.load();
+        let before = self.replaced();
         // One that was put back into force and is replaced again stands here once.
         let is_same = |a: &Policy, b: &Policy| a.id() == b.id() && a.digest() == b.digest();
         let older = before.iter().filter(|policy| !gone.iter().any(|gone| is_same(gone, policy)));
         let kept = gone.iter().copied().chain(older).take(REPLACED_MAX).cloned().collect();
-        self.replaced.store(Arc::new(kept));
+        self.retired.lists.add(self.replaced.swap(Arc::new(kept)));
     }
 }
 
@@ -251,6 +283,38 @@ mod tests {
         assert_eq!(replaced().first(), digests.get(REPLACED_MAX - 1), "back in force and replaced again");
         assert_eq!(replaced().iter().filter(|digest| Some(*digest) == digests.get(REPLACED_MAX - 1)).count(), 1);
         assert!(!state.reload(3).unwrap().changed && replaced().len() == REPLACED_MAX);
+    }
+
+    #[test]
+    fn what_was_replaced_is_freed_by_a_sweep_and_never_by_its_last_user() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::load(&files(folder.path()), 1).unwrap().0;
+        let (used, policy) = (state.snapshot(), Arc::clone(state.snapshot().policy("p").unwrap()));
+        let (snapshot, of_policy) = (Arc::downgrade(&used), Arc::downgrade(&policy));
+        fs::write(folder.path().join("policies/p.yaml"), "version: '1'\ndefault: deny\n").unwrap();
+        assert!(state.reload(2).unwrap().changed);
+        // What a thread does that serves Checks.
+        std::thread::spawn(move || drop(used)).join().unwrap();
+        assert_eq!(snapshot.strong_count(), 1, "kept for the sweep");
+        assert_eq!(state.sweep(), 1, "the policy is still in use");
+        assert_eq!(snapshot.strong_count(), 0);
+        // As if so many others had been replaced since.
+        drop(state.replaced.swap(Arc::default()));
+        std::thread::spawn(move || drop(policy)).join().unwrap();
+        assert_eq!((of_policy.strong_count(), state.sweep(), of_policy.strong_count()), (1, 0, 0));
+    }
+
+    #[test]
+    fn reloads_leave_nothing_behind_that_nobody_uses() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::load(&files(folder.path()), 1).unwrap().0;
+        for n in 0..REPLACED_MAX * 2 {
+            let text = format!("version: '1'\ndefault: allow\nhide: [t{n}]\n");
+            fs::write(folder.path().join("policies/p.yaml"), text).unwrap();
+            state.reload(2).unwrap();
+        }
+        // Those that responses may still come for.
+        assert_eq!(state.sweep(), REPLACED_MAX);
     }
 
     #[test]

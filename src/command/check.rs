@@ -281,7 +281,7 @@ fn check_folder(path: &Path) -> Result<Checked, Defect> {
     Ok(all)
 }
 
-impl Loader {
+impl Loader<'_> {
     fn into_checked(self, kind: &'static str, inventory: Inventory) -> Checked {
         let (defects, warnings) = self.into_findings();
         Checked { kind, inventory, defects, warnings }

@@ -23,6 +23,7 @@ use tokio::{
 
 mod ledger;
 mod pins;
+mod reload;
 
 use crate::{
     admin::{self, AdminView, PinPages, QuotaPages, Readiness, router, token::AdminToken},
@@ -46,6 +47,7 @@ use crate::{
         metrics::{ErrorKind, Metrics},
         seldom::Seldom,
     },
+    watch::{Folders, Watch},
 };
 
 /// Room for headers and metadata in a CheckRequest, above the body.
@@ -120,6 +122,8 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry, clock.now_ms());
+    // Before anything is read, so that no change gets lost.
+    let watch = config.reload.watch.then(|| Watch::new(Folders::of(file, &config), config.reload.poll));
     let state = load(&config.paths, config.limits, &metrics, clock.now_ms())?;
     let audit = open_audit(&config.audit, &metrics)?;
     let tls = load_tls(&config)?;
@@ -157,8 +161,9 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
         view: Arc::clone(&view),
         settings: settings.clone(),
         admin_token,
+        refusals: reload::Refusals::default(),
     };
-    let reloads = tokio::spawn(reloader.run());
+    let reloads = tokio::spawn(reloader.run(watch));
     let (settlements, settling) = settler(&config, &ledger, &clock, &metrics, &audit).start();
     let settling = tokio::spawn(settling);
     let after = After { settlements, responses: responses(&state, &ledger, &pins.board, &clock, &metrics, &audit) };
@@ -229,13 +234,18 @@ fn load(paths: &Paths, limits: Limits, metrics: &Metrics, now_ms: u64) -> Result
     let (state, warnings) = State::load(paths, now_ms).map_err(|defects| refuse(&defects))?;
     warn_of(&warnings);
     metrics.set_servers(state.snapshot().server_names());
-    set_counters(metrics, &state.snapshot(), limits);
+    show_documents(metrics, &state.snapshot(), limits);
     metrics.config_taken(now_ms);
     Ok(Arc::new(state))
 }
 
-/// Every counter of every policy becomes a label, as far as the limit goes.
-fn set_counters(metrics: &Metrics, snapshot: &Snapshot, limits: Limits) {
+/// Every policy and every counter of every policy becomes a label, as far as the limits go.
+fn show_documents(metrics: &Metrics, snapshot: &Snapshot, limits: Limits) {
+    let policies = snapshot.policies().map(|policy| (policy.id(), policy.digest().as_str()));
+    let left_out = metrics.set_policies(snapshot.revision(), policies, limits.metric_policies_max);
+    if left_out > 0 {
+        tracing::warn!(left_out, "More policies than limits.metric_policies_max: the metrics do not show the rest.");
+    }
     let terms = snapshot.policies().flat_map(|policy| policy.terms());
     let left_out = metrics.set_counters(terms.map(|terms| (&*terms.policy, &*terms.name)), limits.metric_counters_max);
     if left_out > 0 {
@@ -359,7 +369,7 @@ async fn stop_signal(view: &View) {
     view.draining.store(true, Ordering::Relaxed);
 }
 
-/// Reads everything again on SIGHUP that can be read again.
+/// Reads everything again that can be read again: on SIGHUP, and when a mount was replaced.
 struct Reloader {
     state: Arc<State>,
     metrics: Metrics,
@@ -370,16 +380,16 @@ struct Reloader {
     view: Arc<View>,
     settings: LiveSettings,
     admin_token: Arc<AdminToken>,
+    refusals: reload::Refusals,
 }
 
 impl Reloader {
-    async fn run(self) {
-        let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-            tracing::error!("SIGHUP cannot be received; a change of configuration needs a restart.");
-            return;
-        };
-        while hangup.recv().await.is_some() {
-            self.audit.reopen();
+    async fn run(mut self, watch: Option<Watch>) {
+        let mut causes = reload::Causes::new(watch, Arc::clone(&self.state));
+        while let Some(cause) = causes.next().await {
+            if cause == reload::Cause::Hangup {
+                self.audit.reopen();
+            }
             self.reload_tls();
             self.reload_admin_token();
             let (state, file, now_ms) = (Arc::clone(&self.state), self.file.clone(), self.clock.now_ms());
@@ -449,25 +459,20 @@ impl Reloader {
         }
     }
 
-    fn report(&self, outcome: Result<(Config, Reloaded), Vec<Defect>>, now_ms: u64) {
+    fn report(&mut self, outcome: Result<(Config, Reloaded), Vec<Defect>>, now_ms: u64) {
         match outcome {
             Err(defects) => {
                 self.metrics.config_refused();
                 self.metrics.error(ErrorKind::Config);
-                for defect in &defects {
-                    tracing::error!(at = %defect, "The new configuration has a defect.");
-                }
-                tracing::error!(
-                    defects = defects.len(),
-                    "Configuration not reloaded: the last good one goes on serving."
-                );
+                self.refusals.log(&defects);
             }
             Ok((config, Reloaded { changed, from, to, warnings })) => {
                 warn_of(&config.warnings);
                 warn_of(&warnings);
+                self.refusals.mended();
                 self.take_settings(&config);
                 self.metrics.set_servers(self.state.snapshot().server_names());
-                set_counters(&self.metrics, &self.state.snapshot(), config.limits);
+                show_documents(&self.metrics, &self.state.snapshot(), config.limits);
                 self.metrics.config_taken(now_ms);
                 tracing::info!(%from, %to, changed, "Configuration reloaded.");
             }
@@ -520,6 +525,13 @@ impl AdminView for View {
                 })
             })
             .collect();
-        json!({ "revision": snapshot.revision(), "policies": policies })
+        let files = snapshot.files().iter().map(|file| {
+            json!({
+                "path": file.kind.path_of(&file.name),
+                "kind": file.kind.name(),
+                "digest": file.digest.as_str(),
+            })
+        });
+        json!({ "revision": snapshot.revision(), "files": files.collect::<Value>(), "policies": policies })
     }
 }

@@ -9,8 +9,8 @@ use std::{
 use mcp_authz_core::document::{Cursor, Fields, quoted};
 
 use super::{
-    Admin, Audit, Config, Envoy, Limits, Listen, Log, Paths, Timeouts, Tls, TlsClients, ledger::ledger,
-    response::response,
+    Admin, Audit, Config, Envoy, Limits, Listen, Log, Paths, Timeouts, Tls, TlsClients, ledger::ledger, reload,
+    response::response, webhook::webhook,
 };
 use crate::{
     envoy::server::Endpoint,
@@ -41,6 +41,8 @@ pub(super) fn config(fields: &Fields<'_>, folder: &Path) -> Option<Config> {
     let admin = admin(fields, folder);
     let ledger = ledger(fields, folder);
     let response = response(fields);
+    let (reload, kubernetes) = (reload::reload(fields), reload::kubernetes(fields));
+    let webhook = webhook(fields, folder);
     plaintext?;
     Some(Config {
         listen: listen?,
@@ -54,6 +56,9 @@ pub(super) fn config(fields: &Fields<'_>, folder: &Path) -> Option<Config> {
         admin: admin?,
         ledger: ledger?,
         response: response?,
+        reload: reload?,
+        kubernetes: kubernetes?,
+        webhook: webhook?,
         warnings: Vec::new(),
     })
 }
@@ -137,7 +142,7 @@ fn grpc_address(value: &Cursor<'_>, folder: &Path) -> Option<Endpoint> {
 }
 
 /// An IP address or `localhost`, and a port. Names are not resolved: that would be I/O, and an answer that changes.
-fn socket_address(text: &str) -> Option<SocketAddr> {
+pub(super) fn socket_address(text: &str) -> Option<SocketAddr> {
     match text.strip_prefix("localhost:") {
         Some(port) if port.bytes().all(|b| b.is_ascii_digit()) => {
             Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port.parse().ok()?))
@@ -268,6 +273,7 @@ fn limits(parent: &Fields<'_>) -> Option<Limits> {
         "counters_max",
         "reservations_max",
         "metric_counters_max",
+        "metric_policies_max",
         "pinned_tools_max",
         "pinned_definition_bytes_max",
         "pending_tools_max",
@@ -282,6 +288,7 @@ fn limits(parent: &Fields<'_>) -> Option<Limits> {
     let counters_max = section.size("counters_max", 1_000_000, 100, 100_000_000);
     let reservations_max = section.size("reservations_max", 1_000_000, 100, 10_000_000);
     let metric_counters_max = section.size("metric_counters_max", 1_000, 0, 100_000);
+    let metric_policies_max = section.size("metric_policies_max", 1_000, 0, 100_000);
     let pinned_tools_max = section.size("pinned_tools_max", 1_000, 1, 100_000);
     let pinned_definition_bytes_max = section.size("pinned_definition_bytes_max", 65_536, 1_024, 1_048_576);
     let pending_tools_max = section.size("pending_tools_max", 200, 1, 100_000);
@@ -295,6 +302,7 @@ fn limits(parent: &Fields<'_>) -> Option<Limits> {
         counters_max: counters_max?,
         reservations_max: reservations_max?,
         metric_counters_max: metric_counters_max?,
+        metric_policies_max: metric_policies_max?,
         pinned_tools_max: pinned_tools_max?,
         pinned_definition_bytes_max: pinned_definition_bytes_max?,
         pending_tools_max: pending_tools_max?,
@@ -316,7 +324,7 @@ fn timeouts(parent: &Fields<'_>) -> Option<Timeouts> {
     Some(Timeouts { check: check?, margin: margin?, lease: lease?, drain: drain? })
 }
 
-fn envoy(parent: &Fields<'_>) -> Option<Envoy> {
+pub(super) fn envoy(parent: &Fields<'_>) -> Option<Envoy> {
     let section = Section::of(parent, "envoy", &["accept_lossy_body", "response_phase"])?;
     let (accept_lossy_body, response_phase) = (section.flag("accept_lossy_body"), section.flag("response_phase"));
     Some(Envoy { accept_lossy_body: accept_lossy_body?, response_phase: response_phase? })
@@ -350,7 +358,7 @@ fn sink(value: &Cursor<'_>, folder: &Path) -> Option<Sink> {
     }
 }
 
-fn log(parent: &Fields<'_>) -> Option<Log> {
+pub(super) fn log(parent: &Fields<'_>) -> Option<Log> {
     let section = Section::of(parent, "log", &["level", "format"])?;
     let level =
         section.optional("level").map_or(Some("info"), |value| value.one_of(&["error", "warn", "info", "debug"]));

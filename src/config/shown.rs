@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{Config, ledger, response};
+use super::{Config, Limits, ledger, reload, response, webhook};
 use crate::telemetry::{
     audit::Sink,
     log::{self, Level},
@@ -14,7 +14,7 @@ impl Config {
     /// Every setting with its default filled in. Holds no secret, since settings hold none.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let (limits, timeouts) = (&self.limits, &self.timeouts);
+        let timeouts = &self.timeouts;
         json!({
             "listen": {
                 "grpc": self.listen.grpc.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -32,20 +32,7 @@ impl Config {
                 "grants": text(&self.paths.grants),
                 "credentials": text(&self.paths.credentials),
             },
-            "limits": {
-                "body_bytes_max": limits.body_bytes_max,
-                "json_depth_max": limits.json_depth_max,
-                "json_nodes_max": limits.json_nodes_max,
-                "checks_in_flight_max": limits.checks_in_flight_max,
-                "header_bytes_max": limits.header_bytes_max,
-                "headers_max": limits.headers_max,
-                "counters_max": limits.counters_max,
-                "reservations_max": limits.reservations_max,
-                "metric_counters_max": limits.metric_counters_max,
-                "pinned_tools_max": limits.pinned_tools_max,
-                "pinned_definition_bytes_max": limits.pinned_definition_bytes_max,
-                "pending_tools_max": limits.pending_tools_max,
-            },
+            "limits": limits(&self.limits),
             "timeouts": {
                 "check_ms": ms(timeouts.check),
                 "margin_ms": ms(timeouts.margin),
@@ -68,6 +55,9 @@ impl Config {
             },
             "ledger": ledger::shown(&self.ledger),
             "response": response::shown(&self.response),
+            "reload": reload::shown(self.reload),
+            "kubernetes": { "events": self.kubernetes.events },
+            "webhook": self.webhook.as_ref().map(webhook::shown),
             "admin": { "token_file": self.admin.token_file.as_deref().map(text) },
             "log": {
                 "level": match self.log.level {
@@ -85,10 +75,28 @@ impl Config {
     }
 }
 
-fn text(path: &Path) -> String {
+fn limits(limits: &Limits) -> Value {
+    json!({
+        "body_bytes_max": limits.body_bytes_max,
+        "json_depth_max": limits.json_depth_max,
+        "json_nodes_max": limits.json_nodes_max,
+        "checks_in_flight_max": limits.checks_in_flight_max,
+        "header_bytes_max": limits.header_bytes_max,
+        "headers_max": limits.headers_max,
+        "counters_max": limits.counters_max,
+        "reservations_max": limits.reservations_max,
+        "metric_counters_max": limits.metric_counters_max,
+        "metric_policies_max": limits.metric_policies_max,
+        "pinned_tools_max": limits.pinned_tools_max,
+        "pinned_definition_bytes_max": limits.pinned_definition_bytes_max,
+        "pending_tools_max": limits.pending_tools_max,
+    })
+}
+
+pub(super) fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn ms(time: Duration) -> u64 {
+pub(super) fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -39,6 +39,7 @@ fn every_setting_has_its_default() {
         counters_max: 1_000_000,
         reservations_max: 1_000_000,
         metric_counters_max: 1_000,
+        metric_policies_max: 1_000,
         pinned_tools_max: 1_000,
         pinned_definition_bytes_max: 65_536,
         pending_tools_max: 200,
@@ -50,6 +51,8 @@ fn every_setting_has_its_default() {
     assert_eq!(config.audit, Audit { sink: Sink::Stdout, fail_closed: false, buffer_bytes_max: 4_194_304 });
     assert_eq!(config.log, Log { level: Level::Info, format: log::Format::Text });
     assert_eq!(config.admin, Admin::default());
+    assert_eq!(config.reload, Reload { watch: true, poll: Duration::from_secs(1) });
+    assert_eq!((config.kubernetes, config.webhook), (Kubernetes { events: false }, None));
     let folder = Some("/var/lib/mcp-authz".into());
     assert_eq!(config.ledger, Ledger { engine: Engine::Embedded { folder }, leaks_max: 10_000 });
 }

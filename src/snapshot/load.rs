@@ -7,7 +7,7 @@ use std::{
 };
 
 use mcp_authz_core::{
-    decision::pointer,
+    decision::{PolicyDigest, pointer},
     document::{Defect, Format, quoted, suggestion},
     grant::{GrantsFiles, GrantsReader},
     policy::{Compiled, Policy, Source},
@@ -16,7 +16,7 @@ use mcp_authz_core::{
 use secrecy::zeroize::Zeroizing;
 use sha2::{Digest as _, Sha256};
 
-use super::{Binding, Loaded, Snapshot};
+use super::{Binding, FileKind, Kept, Loaded, LoadedFile, Snapshot};
 use crate::{
     config::Paths,
     credential::{Credential, HeaderNames, SECRET_BYTES_MAX},
@@ -26,9 +26,9 @@ use crate::{
 /// How often reading starts again when files change under it.
 const ATTEMPTS_MAX: u32 = 5;
 
-pub(super) fn load(paths: &Paths) -> Result<Loaded, Vec<Defect>> {
+pub(super) fn load(paths: &Paths, before: Option<&Snapshot>) -> Result<Loaded, Vec<Defect>> {
     for _ in 0..ATTEMPTS_MAX {
-        let mut loader = Loader::default();
+        let mut loader = Loader { before, ..Loader::default() };
         let outcome = loader.load(paths);
         // INVARIANT: nothing that was read has changed meanwhile, so all of it was there at one moment.
         if loader.is_steady() {
@@ -68,7 +68,9 @@ enum Links {
 
 /// Reads files and remembers what it saw of them.
 #[derive(Default)]
-pub(crate) struct Loader {
+pub(crate) struct Loader<'s> {
+    /// What serves now, if anything does.
+    before: Option<&'s Snapshot>,
     /// Whether documents are refused that promise something about responses.
     lacks_responses: bool,
     stamps: Vec<(PathBuf, Option<Stamp>)>,
@@ -76,6 +78,8 @@ pub(crate) struct Loader {
     warnings: Vec<Defect>,
     revision: Sha256,
     fingerprint: Sha256,
+    files: Vec<LoadedFile>,
+    kept: BTreeMap<String, Kept>,
 }
 
 /// Policies by id, and every id in use, also of policies with defects.
@@ -121,7 +125,7 @@ struct Read {
     bindings: Vec<Binding>,
 }
 
-impl Loader {
+impl Loader<'_> {
     /// Reads everything and keeps what was found for [`Loader::into_findings`].
     pub(crate) fn check(&mut self, paths: &Paths) -> Inventory {
         let Read { servers, policies, grants, .. } = self.read(paths);
@@ -177,6 +181,8 @@ impl Loader {
             grants,
             labels,
             grant_policies,
+            files: std::mem::take(&mut self.files),
+            kept: std::mem::take(&mut self.kept),
             revision: format!("sha256:{}", hex(&self.revision.clone().finalize())).into(),
             fingerprint: self.fingerprint.clone().finalize().into(),
         };
@@ -232,20 +238,23 @@ impl Loader {
     }
 
     /// Counts a document in the revision. Lengths keep apart what would run together.
-    fn revise(&mut self, kind: &str, name: &str, bytes: &[u8]) {
-        for part in [kind.as_bytes(), name.as_bytes(), bytes] {
+    fn revise(&mut self, kind: FileKind, name: &str, bytes: &[u8]) -> PolicyDigest {
+        let digest = PolicyDigest::of(bytes);
+        self.files.push(LoadedFile { kind, name: name.to_owned(), digest: digest.clone() });
+        for part in [kind.name().as_bytes(), name.as_bytes(), bytes] {
             let length = u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes();
             for digest in [&mut self.revision, &mut self.fingerprint] {
                 digest.update(length);
                 digest.update(part);
             }
         }
+        digest
     }
 
     pub(crate) fn servers(&mut self, path: &Path) -> Option<ServersFile> {
         let display = path.display().to_string();
         let bytes = self.file(path, &display, DOCUMENT_BYTES_MAX)?;
-        self.revise("servers", "", &bytes);
+        self.revise(FileKind::Servers, "", &bytes);
         let format = Format::of_name(&display).unwrap_or(Format::Yaml);
         let mut file = ServersFile::read(&display, &bytes, format);
         self.defects.append(&mut file.defects);
@@ -256,7 +265,10 @@ impl Loader {
     /// Reads one policy that is in no folder of policies; says whether it has no defect.
     pub(crate) fn policy_file(&mut self, path: &Path) -> bool {
         let document = self.lone(path);
-        document.is_some_and(|document| self.policy(&document).is_some())
+        document.is_some_and(|document| {
+            let digest = PolicyDigest::of(&document.bytes);
+            self.policy(&document, &digest).is_some()
+        })
     }
 
     /// Reads one grants file that is in no folder of grants; says how many grants have no defect.
@@ -293,31 +305,40 @@ impl Loader {
                 ids.insert(id.to_owned(), display);
             }
             let Some(document) = self.document(&folder, name, Links::Anywhere) else { continue };
-            self.revise("policy", name, &document.bytes);
-            if let Some(policy) = self.policy(&document) {
-                compiled.entry(Arc::from(id)).or_insert_with(|| Arc::new(policy));
+            let digest = self.revise(FileKind::Policy, name, &document.bytes);
+            if let Some(policy) = self.policy(&document, &digest) {
+                compiled.entry(Arc::from(id)).or_insert(policy);
             }
         }
         Policies { compiled, ids: Some(ids.into_keys().collect()) }
     }
 
-    /// Compiles one policy, named by its file.
-    fn policy(&mut self, document: &Document) -> Option<Policy> {
+    /// Compiles one policy, named by its file, unless that was done before.
+    fn policy(&mut self, document: &Document, digest: &PolicyDigest) -> Option<Arc<Policy>> {
         let id = stem(&document.name);
         if !is_name(id) {
             let message = format!("the file name {} gives no policy id: {NAME_RULE}", quoted(id));
             self.defects.push(Defect::of_file(&document.display, message));
         }
+        let before = self.before.and_then(|before| before.kept(&document.name, digest));
+        let kept = match before {
+            Some(kept) => kept.clone(),
+            None => self.compile(id, document)?,
+        };
+        self.warnings.extend_from_slice(&kept.warnings);
+        let policy = Arc::clone(&kept.policy);
+        if self.lacks_responses && policy.has_result_rules() {
+            let message = "has rules for results, and the settings do not say that Envoy shows responses";
+            self.defects.push(Defect::of_file(&document.display, message).with_hint(RESPONSES_HINT));
+        }
+        self.kept.insert(document.name.clone(), kept);
+        Some(policy)
+    }
+
+    fn compile(&mut self, id: &str, document: &Document) -> Option<Kept> {
         let source = Source { id, file: &document.display, bytes: &document.bytes, format: document.format };
         match Policy::compile(&source) {
-            Ok(Compiled { policy, mut warnings }) => {
-                self.warnings.append(&mut warnings);
-                if self.lacks_responses && policy.has_result_rules() {
-                    let message = "has rules for results, and the settings do not say that Envoy shows responses";
-                    self.defects.push(Defect::of_file(&document.display, message).with_hint(RESPONSES_HINT));
-                }
-                Some(policy)
-            }
+            Ok(Compiled { policy, warnings }) => Some(Kept { policy: Arc::new(policy), warnings }),
             Err(mut defects) => {
                 self.defects.append(&mut defects);
                 None
@@ -330,7 +351,7 @@ impl Loader {
         if let Some(folder) = self.folder(path) {
             for name in folder.documents() {
                 let Some(document) = self.document(&folder, name, Links::Inside) else { continue };
-                self.revise("grants", name, &document.bytes);
+                self.revise(FileKind::Grants, name, &document.bytes);
                 self.warn_if_shared(&folder.path_of(name), &document.display);
                 reader.add(&document.display, &document.bytes, document.format);
             }

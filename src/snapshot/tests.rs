@@ -368,3 +368,32 @@ fn what_is_promised_of_responses_is_refused_where_envoy_shows_none() {
         ]
     );
 }
+
+#[test]
+fn every_document_is_listed_with_the_digest_of_its_bytes() {
+    let documents = Documents::new();
+    let snapshot = documents.load().snapshot;
+    let of = |name: &str| PolicyDigest::of(&fs::read(documents.0.path().join(name)).unwrap()).as_str().to_owned();
+    let listed: Vec<_> = snapshot.files().iter().map(|f| (f.kind.path_of(&f.name), f.digest.to_string())).collect();
+    let names = ["servers.yaml", "policies/p.yaml", "policies/q.json", "grants/g.yaml"];
+    assert_eq!(listed, names.map(|name| (name.to_owned(), of(name))));
+    assert_eq!(snapshot.policy("p").unwrap().digest().to_string(), of("policies/p.yaml"));
+}
+
+#[test]
+fn a_policy_that_did_not_change_is_not_compiled_again() {
+    let documents = Documents::new();
+    documents.write("policies/q.json", "{\"version\": \"1\", \"default\": \"allow\", \"tools\": {\"t\": {\"deny_if\": [{\"conditions\": [{\"path\": \"args.a\", \"op\": \"gt\", \"value\": 1}]}]}}}");
+    let before = documents.load();
+    assert_ne!(before.warnings, [], "an argument that may be left out");
+    documents.write("policies/p.yaml", "version: '1'\ndefault: deny\n");
+    let after = before.snapshot.load_next(&documents.paths()).unwrap();
+    let same = |id: &str| Arc::ptr_eq(before.snapshot.policy(id).unwrap(), after.snapshot.policy(id).unwrap());
+    assert!(same("q") && !same("p"));
+    assert_eq!(after.warnings, before.warnings, "its warnings are told all the same");
+    assert_eq!(after.snapshot.revision(), documents.load().snapshot.revision());
+    // The same bytes under another name are another syntax.
+    fs::rename(documents.0.path().join("policies/q.json"), documents.0.path().join("policies/q.yaml")).unwrap();
+    let renamed = after.snapshot.load_next(&documents.paths()).unwrap().snapshot;
+    assert!(!Arc::ptr_eq(renamed.policy("q").unwrap(), after.snapshot.policy("q").unwrap()));
+}

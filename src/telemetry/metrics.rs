@@ -120,6 +120,7 @@ macro_rules! label {
     };
 }
 
+mod policies;
 mod quota;
 mod responses;
 mod servers;
@@ -168,6 +169,18 @@ label! {
         Pins = "pins",
         /// A TLS handshake, or a peer that is not allowed.
         Tls = "tls",
+    }
+}
+
+label! {
+    /// What became of an event for Kubernetes.
+    KubernetesEvent "outcome" {
+        /// Too many came at once.
+        Dropped = "dropped",
+        /// The API server did not take it.
+        Failed = "failed",
+        /// The API server has it.
+        Sent = "sent",
     }
 }
 
@@ -333,6 +346,7 @@ pub struct Metrics {
     durations: Durations,
     errors: ByLabel<ErrorKind>,
     in_flight: Gauge,
+    kubernetes_events: ByLabel<KubernetesEvent>,
     ledger_connected: Gauge,
     ledger_durations: LedgerDurations,
     ledger_events: ByLabel<LedgerEvent>,
@@ -340,6 +354,7 @@ pub struct Metrics {
     lossy_bodies: Counter,
     pin_events: ByLabel<PinEvent>,
     pins_pending: Gauge,
+    policies: policies::Policies,
     quotas: Quotas,
     requests: ByServer<Verdict>,
     reservations: ByLabel<ReservationOutcome>,
@@ -360,6 +375,7 @@ impl Metrics {
             durations: Durations(Arc::default()),
             errors: ByLabel::new(),
             in_flight: Gauge::default(),
+            kubernetes_events: ByLabel::new(),
             ledger_connected: Gauge::default(),
             ledger_durations: LedgerDurations(Arc::default()),
             ledger_events: ByLabel::new(),
@@ -367,6 +383,7 @@ impl Metrics {
             lossy_bodies: Counter::default(),
             pin_events: ByLabel::new(),
             pins_pending: Gauge::default(),
+            policies: policies::Policies::default(),
             quotas: Quotas::new(),
             requests: ByServer::new(),
             reservations: ByLabel::new(),
@@ -388,12 +405,15 @@ impl Metrics {
         registry.register("mcp_authz_config_reloads", "Loads of the configuration", m.config_reloads);
         registry.register("mcp_authz_errors", "Failures of our own, by the part that failed", m.errors);
         registry.register("mcp_authz_in_flight_checks", "Checks being decided", m.in_flight);
+        let help = "Events for Kubernetes by what became of them";
+        registry.register("mcp_authz_kubernetes_events", help, m.kubernetes_events);
         metrics.register_ledger(registry);
         let help = "Bodies taken from the lossy text field because Envoy does not pack them as bytes";
         registry.register("mcp_authz_lossy_bodies", help, m.lossy_bodies);
         let help = "What happened to pinned definitions of tools";
         registry.register("mcp_authz_pin_events", help, m.pin_events);
         registry.register("mcp_authz_pins_pending", "Tools that wait for approval", m.pins_pending);
+        m.policies.register(registry);
         let [calls, units] = m.quotas.families();
         registry.register("mcp_authz_quota_calls", "Calls against each counter by what became of them", calls);
         let help = "Units of each counter by what became of them, in the smallest unit of the limit";
@@ -462,6 +482,21 @@ impl Metrics {
     /// out. Counts of pairs that stay are kept. All others count as [`OTHER_COUNTER`].
     pub fn set_counters<'a>(&self, names: impl IntoIterator<Item = (&'a str, &'a str)>, max: usize) -> usize {
         self.quotas.set(names, max)
+    }
+
+    /// Shows which policies serve, each with the digest of its file, at most `max` of them; gives how many were left out.
+    pub fn set_policies<'a>(
+        &self,
+        revision: &str,
+        policies: impl Iterator<Item = (&'a Arc<str>, &'a str)>,
+        max: usize,
+    ) -> usize {
+        self.policies.set(revision, policies, max)
+    }
+
+    /// Counts an event for Kubernetes.
+    pub fn kubernetes_event(&self, outcome: KubernetesEvent) {
+        self.kubernetes_events.add(outcome, 1);
     }
 
     /// Counts one call against one counter, and its units.
@@ -719,6 +754,7 @@ mod tests {
             "mcp_authz_config_reloads counter",
             "mcp_authz_errors counter",
             "mcp_authz_in_flight_checks gauge",
+            "mcp_authz_kubernetes_events counter",
             "mcp_authz_ledger_connected gauge",
             "mcp_authz_ledger_duration_seconds histogram",
             "mcp_authz_ledger_events counter",
@@ -726,6 +762,8 @@ mod tests {
             "mcp_authz_lossy_bodies counter",
             "mcp_authz_pin_events counter",
             "mcp_authz_pins_pending gauge",
+            "mcp_authz_config info",
+            "mcp_authz_policy info",
             "mcp_authz_quota_calls counter",
             "mcp_authz_quota_units counter",
             "mcp_authz_requests counter",

@@ -116,7 +116,7 @@ fn clone_into(dir: &Path) {
 }
 
 /// Sections for the settings file in which every value is another one than the default.
-const CHANGES: &str = r#"limits: {body_bytes_max: 2048, json_depth_max: 9, json_nodes_max: 101, checks_in_flight_max: 5, header_bytes_max: 2048, headers_max: 99, counters_max: 101, reservations_max: 101, metric_counters_max: 999, pinned_tools_max: 999, pinned_definition_bytes_max: 2048, pending_tools_max: 99}
+const CHANGES: &str = r#"limits: {body_bytes_max: 2048, json_depth_max: 9, json_nodes_max: 101, checks_in_flight_max: 5, header_bytes_max: 2048, headers_max: 99, counters_max: 101, reservations_max: 101, metric_counters_max: 999, metric_policies_max: 999, pinned_tools_max: 999, pinned_definition_bytes_max: 2048, pending_tools_max: 99}
 timeouts: {check_ms: 900, margin_ms: 21, lease_ms: 1001, drain_ms: 9999}
 envoy: {accept_lossy_body: true, response_phase: true}
 response: {record: all, body_bytes_max: 2048, depth_max: 9, nodes_max: 101, list_ttl_max_ms: 1, streams_max: 5, memory_bytes_max: 67108865}"#;

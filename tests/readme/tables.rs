@@ -108,7 +108,7 @@ fn the_ranges_are_those_of_the_code() {
         assert!(min == 0 || !legal(min - 1), "{key}");
         checked += 1;
     }
-    assert_eq!(checked, 27);
+    assert_eq!(checked, 29);
 }
 
 fn flatten(prefix: &str, value: &Value, out: &mut BTreeMap<String, Value>) {
@@ -157,6 +157,7 @@ fn the_metrics_are_those_of_the_page() {
     metrics.request(Verdict::Allow, "a", "ping", Duration::ZERO);
     ResponseOutcome::ALL.iter().for_each(|outcome| metrics.response(*outcome, "a", "ping"));
     metrics.rule_hit("p", "/mask/0", 1);
+    metrics.set_policies("sha256:00", [(&"p".into(), "sha256:00")].into_iter(), 1);
     let mut page = String::new();
     text::encode(&mut page, &registry).unwrap();
     let mut shown: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();

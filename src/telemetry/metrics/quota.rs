@@ -16,6 +16,7 @@ use prometheus_client::{
 };
 
 use super::{Label, OTHER_COUNTER, QuotaOutcome, encode_count};
+use crate::retired::Retired;
 
 /// Calls and units of one counter, for each outcome.
 #[derive(Debug)]
@@ -45,18 +46,20 @@ type Rows = BTreeMap<Arc<str>, BTreeMap<Arc<str>, Arc<Row>>>;
 #[derive(Clone, Debug)]
 pub(super) struct Quotas {
     rows: Arc<ArcSwap<Rows>>,
+    /// Tables that were replaced, until no Check counts in them.
+    retired: Arc<Retired<Rows>>,
     other: Arc<Row>,
 }
 
 impl Quotas {
     pub(super) fn new() -> Self {
-        Self { rows: Arc::default(), other: Row::new() }
+        Self { rows: Arc::default(), retired: Arc::default(), other: Row::new() }
     }
 
     /// Takes over the counters; gives how many of them had to be left out. Those that were there before come first, so that
     /// a new name never takes a row from an old one.
     pub(super) fn set<'a>(&self, names: impl IntoIterator<Item = (&'a str, &'a str)>, max: usize) -> usize {
-        let old = self.rows.load();
+        let old = self.rows.load_full();
         let known = |policy: &str, name: &str| old.get(policy).and_then(|names| names.get(name)).cloned();
         // A policy of that very name would show the same series twice.
         let names: BTreeSet<(&str, &str)> = names.into_iter().filter(|(policy, _)| *policy != OTHER_COUNTER).collect();
@@ -70,7 +73,9 @@ impl Quotas {
             let row = known(policy, name).unwrap_or_else(Row::new);
             rows.entry(policy.into()).or_default().insert(name.into(), row);
         }
-        self.rows.store(Arc::new(rows));
+        drop(old);
+        self.retired.add(self.rows.swap(Arc::new(rows)));
+        self.retired.sweep();
         left_out
     }
 

@@ -17,6 +17,7 @@ use prometheus_client::{
 };
 
 use super::{METHODS, UNKNOWN_SERVER, encode_count};
+use crate::retired::Retired;
 
 /// A closed set of outcomes, each with its labels.
 pub(super) trait Outcome: fmt::Debug + Send + Sync + 'static {
@@ -68,27 +69,37 @@ impl Row {
 #[derive(Debug)]
 pub(super) struct ByServer<O> {
     servers: Arc<ArcSwap<HashMap<Arc<str>, Arc<Row>>>>,
+    /// Tables that were replaced, until no Check counts in them.
+    retired: Arc<Retired<HashMap<Arc<str>, Arc<Row>>>>,
     unknown: Arc<Row>,
     outcomes: PhantomData<O>,
 }
 
 impl<O> Clone for ByServer<O> {
     fn clone(&self) -> Self {
-        Self { servers: Arc::clone(&self.servers), unknown: Arc::clone(&self.unknown), outcomes: PhantomData }
+        Self {
+            servers: Arc::clone(&self.servers),
+            retired: Arc::clone(&self.retired),
+            unknown: Arc::clone(&self.unknown),
+            outcomes: PhantomData,
+        }
     }
 }
 
 impl<O: Outcome> ByServer<O> {
     pub(super) fn new() -> Self {
-        Self { servers: Arc::default(), unknown: Row::new(), outcomes: PhantomData }
+        Self { servers: Arc::default(), retired: Arc::default(), unknown: Row::new(), outcomes: PhantomData }
     }
 
     pub(super) fn set_servers<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
-        let old = self.servers.load();
+        let old = self.servers.load_full();
         let row = |name: &str| old.get(name).map_or_else(Row::new, Arc::clone);
         // A server of that very name would show the same series twice.
         let names = names.into_iter().filter(|name| *name != UNKNOWN_SERVER);
-        self.servers.store(Arc::new(names.map(|name| (Arc::from(name), row(name))).collect()));
+        let new = names.map(|name| (Arc::from(name), row(name))).collect();
+        drop(old);
+        self.retired.add(self.servers.swap(Arc::new(new)));
+        self.retired.sweep();
     }
 
     pub(super) fn count(&self, outcome: O, server: &str, method: &str) {
