@@ -19,6 +19,13 @@ pub fn rfc3339(unix_ms: u64) -> String {
     time.map_or_else(String::new, |time| time.to_string())
 }
 
+/// The same with exactly six digits of a second, as Kubernetes wants it.
+#[must_use]
+pub fn rfc3339_micros(unix_ms: u64) -> String {
+    let time = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    time.map_or_else(String::new, |time| format!("{time:.6}"))
+}
+
 /// The clock of the machine, protected against steps back.
 ///
 /// A step forward is followed at once. After a step back the time goes on from where it was, at the rate of the monotonic

@@ -24,6 +24,7 @@ use tokio::{
 mod ledger;
 mod pins;
 mod reload;
+mod webhook;
 
 use crate::{
     admin::{self, AdminView, PinPages, QuotaPages, Readiness, router, token::AdminToken},
@@ -35,6 +36,7 @@ use crate::{
         server::{Drained, Event, Observer, Server, Settings as ServerSettings},
         tls::{Tls, TlsSettings},
     },
+    kubernetes::{self, Happened},
     pins::{Pinboard, desk::PinDesk},
     quota::{Ledger as _, any::AnyLedger, desk::LedgerDesk},
     response::{self, Responses, pins::PinStore},
@@ -68,11 +70,17 @@ pub struct Args {
     /// The settings file.
     #[arg(long, env = "MCP_AUTHZ_CONFIG", default_value = "/etc/mcp-authz/config.yaml")]
     config: PathBuf,
+    /// Run only the admission webhook for Kubernetes: the sections `webhook`, `log` and `envoy` of the settings.
+    #[arg(long)]
+    webhook: bool,
 }
 
 /// Runs the service to its end.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
+    if args.webhook {
+        return webhook::run(&args.config);
+    }
     let config = match Config::load(&args.config) {
         Ok(config) => config,
         Err(defects) => return refuse(&defects),
@@ -162,6 +170,7 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
         settings: settings.clone(),
         admin_token,
         refusals: reload::Refusals::default(),
+        events: reload::events(&config, &clock, &metrics),
     };
     let reloads = tokio::spawn(reloader.run(watch));
     let (settlements, settling) = settler(&config, &ledger, &clock, &metrics, &audit).start();
@@ -381,6 +390,7 @@ struct Reloader {
     settings: LiveSettings,
     admin_token: Arc<AdminToken>,
     refusals: reload::Refusals,
+    events: Option<kubernetes::Events>,
 }
 
 impl Reloader {
@@ -465,10 +475,16 @@ impl Reloader {
                 self.metrics.config_refused();
                 self.metrics.error(ErrorKind::Config);
                 self.refusals.log(&defects);
+                if let Some(events) = &self.events {
+                    events.tell(Happened::Refused { defects });
+                }
             }
             Ok((config, Reloaded { changed, from, to, warnings })) => {
                 warn_of(&config.warnings);
                 warn_of(&warnings);
+                if let Some(events) = self.events.as_ref().filter(|_| changed || self.refusals.are_open()) {
+                    events.tell(Happened::Reloaded { from: Arc::clone(&from), to: Arc::clone(&to) });
+                }
                 self.refusals.mended();
                 self.take_settings(&config);
                 self.metrics.set_servers(self.state.snapshot().server_names());

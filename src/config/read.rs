@@ -41,7 +41,7 @@ pub(super) fn config(fields: &Fields<'_>, folder: &Path) -> Option<Config> {
     let admin = admin(fields, folder);
     let ledger = ledger(fields, folder);
     let response = response(fields);
-    let (reload, kubernetes) = (reload::reload(fields), reload::kubernetes(fields));
+    let (reload, kubernetes) = (reload::reload(fields), reload::kubernetes(fields, folder));
     let webhook = webhook(fields, folder);
     plaintext?;
     Some(Config {

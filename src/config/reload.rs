@@ -1,11 +1,20 @@
 //! The sections `reload:` and `kubernetes:` of `config.yaml`.
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use mcp_authz_core::document::Fields;
 use serde_json::{Value, json};
 
-use super::{read::Section, shown::ms};
+use super::{
+    read::{Section, path},
+    shown::{ms, text},
+};
+
+/// Where the kubelet mounts the service account.
+const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// How changes of mounted files are noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,10 +26,12 @@ pub struct Reload {
 }
 
 /// What Kubernetes is told.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kubernetes {
     /// Whether reloads are told as events of the pod; default no.
     pub events: bool,
+    /// Folder with the `token` and the `ca.crt` of the service account.
+    pub account: PathBuf,
 }
 
 pub(super) fn reload(parent: &Fields<'_>) -> Option<Reload> {
@@ -30,11 +41,17 @@ pub(super) fn reload(parent: &Fields<'_>) -> Option<Reload> {
     Some(Reload { watch: watch?, poll: poll? })
 }
 
-pub(super) fn kubernetes(parent: &Fields<'_>) -> Option<Kubernetes> {
-    let section = Section::of(parent, "kubernetes", &["events"])?;
-    Some(Kubernetes { events: section.flag("events")? })
+pub(super) fn kubernetes(parent: &Fields<'_>, folder: &Path) -> Option<Kubernetes> {
+    let section = Section::of(parent, "kubernetes", &["events", "service_account"])?;
+    let events = section.flag("events");
+    let account = section.optional("service_account").map_or(Some(ACCOUNT.into()), |value| path(&value, folder));
+    Some(Kubernetes { events: events?, account: account? })
 }
 
 pub(super) fn shown(reload: Reload) -> Value {
     json!({ "watch": reload.watch, "poll_ms": ms(reload.poll) })
+}
+
+pub(super) fn kubernetes_shown(kubernetes: &Kubernetes) -> Value {
+    json!({ "events": kubernetes.events, "service_account": text(&kubernetes.account) })
 }

@@ -56,7 +56,7 @@ impl Config {
             "ledger": ledger::shown(&self.ledger),
             "response": response::shown(&self.response),
             "reload": reload::shown(self.reload),
-            "kubernetes": { "events": self.kubernetes.events },
+            "kubernetes": reload::kubernetes_shown(&self.kubernetes),
             "webhook": self.webhook.as_ref().map(webhook::shown),
             "admin": { "token_file": self.admin.token_file.as_deref().map(text) },
             "log": {

@@ -52,7 +52,8 @@ fn every_setting_has_its_default() {
     assert_eq!(config.log, Log { level: Level::Info, format: log::Format::Text });
     assert_eq!(config.admin, Admin::default());
     assert_eq!(config.reload, Reload { watch: true, poll: Duration::from_secs(1) });
-    assert_eq!((config.kubernetes, config.webhook), (Kubernetes { events: false }, None));
+    let account = "/var/run/secrets/kubernetes.io/serviceaccount".into();
+    assert_eq!((config.kubernetes, config.webhook), (Kubernetes { events: false, account }, None));
     let folder = Some("/var/lib/mcp-authz".into());
     assert_eq!(config.ledger, Ledger { engine: Engine::Embedded { folder }, leaks_max: 10_000 });
 }

@@ -62,6 +62,13 @@ impl Tls {
         Ok(())
     }
 
+    /// The current configuration for one handshake of a listener that speaks HTTP/1.1.
+    pub(crate) fn http1(&self) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::clone(&self.config());
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+
     /// The current configuration, for one handshake.
     pub(super) fn config(&self) -> Arc<ServerConfig> {
         self.config.load_full()

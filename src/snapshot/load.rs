@@ -297,13 +297,8 @@ impl Loader<'_> {
         let mut compiled = BTreeMap::new();
         let mut ids: BTreeMap<String, String> = BTreeMap::new();
         for name in folder.documents().iter().filter(|name| !is_case_file(name)) {
-            let (id, display) = (stem(name), folder.display_of(name));
-            if let Some(first) = ids.get(id) {
-                let message = format!("the policy id {} is taken by {first}", quoted(id));
-                self.defects.push(Defect::of_file(&display, message));
-            } else {
-                ids.insert(id.to_owned(), display);
-            }
+            let id = stem(name);
+            self.claim(id, folder.display_of(name), &mut ids);
             let Some(document) = self.document(&folder, name, Links::Anywhere) else { continue };
             let digest = self.revise(FileKind::Policy, name, &document.bytes);
             if let Some(policy) = self.policy(&document, &digest) {
@@ -311,6 +306,44 @@ impl Loader<'_> {
             }
         }
         Policies { compiled, ids: Some(ids.into_keys().collect()) }
+    }
+
+    /// Notes that a file has that id; a second one is a defect.
+    fn claim(&mut self, id: &str, display: String, ids: &mut BTreeMap<String, String>) {
+        if let Some(first) = ids.get(id) {
+            let message = format!("the policy id {} is taken by {first}", quoted(id));
+            self.defects.push(Defect::of_file(&display, message));
+        } else {
+            ids.insert(id.to_owned(), display);
+        }
+    }
+
+    /// Judges documents that are in no folder yet, as if each were a file of that name.
+    pub(crate) fn given(&mut self, kind: FileKind, files: &BTreeMap<String, Vec<u8>>, has_responses: bool) {
+        self.lacks_responses = !has_responses;
+        let mut ids = BTreeMap::new();
+        for (name, bytes) in files {
+            let Some(format) = Format::of_name(name) else { continue };
+            if u64::try_from(bytes.len()).map_or(true, |length| length > DOCUMENT_BYTES_MAX) {
+                self.defects.push(Defect::of_file(name, FileError::TooLarge(DOCUMENT_BYTES_MAX).to_string()));
+                continue;
+            }
+            match kind {
+                FileKind::Grants => {}
+                FileKind::Policy => {
+                    self.claim(stem(name), name.clone(), &mut ids);
+                    let document = Document { display: name.clone(), name: name.clone(), format, bytes: bytes.clone() };
+                    // Whatever is wrong with it is noted.
+                    drop(self.policy(&document, &PolicyDigest::of(bytes)));
+                }
+                FileKind::Servers => {
+                    let mut file = ServersFile::read(name, bytes, format);
+                    self.defects.append(&mut file.defects);
+                    self.warnings.append(&mut file.warnings);
+                    self.refuse_unseen_tools(&file, Path::new(name));
+                }
+            }
+        }
     }
 
     /// Compiles one policy, named by its file, unless that was done before.

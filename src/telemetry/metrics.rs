@@ -124,6 +124,7 @@ mod policies;
 mod quota;
 mod responses;
 mod servers;
+pub mod webhook;
 
 use quota::Quotas;
 use servers::{ByServer, Outcome};

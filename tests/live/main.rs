@@ -4,7 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "a test program: a panic is its way to say no")]
 #![expect(clippy::arithmetic_side_effects, reason = "small numbers of a test program")]
 
+mod events;
 mod kubelet;
 mod process;
 mod reload;
+mod tls;
 mod verify;
+mod webhook;

@@ -9,7 +9,14 @@ use tokio::{
     time::{Duration, Instant, MissedTickBehavior, interval},
 };
 
-use crate::{state::State, watch::Watch};
+use crate::{
+    clock::Clock,
+    config::Config,
+    kubernetes::{Cluster, Events},
+    state::State,
+    telemetry::metrics::Metrics,
+    watch::Watch,
+};
 
 /// Between two looks whether what was replaced can be freed.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -80,6 +87,27 @@ async fn sweep(state: Arc<State>) {
     }
 }
 
+/// Who tells Kubernetes about reloads, if the settings want it and the environment says how. Its task ends with the runtime.
+pub(super) fn events(config: &Config, clock: &Arc<dyn Clock>, metrics: &Metrics) -> Option<Events> {
+    if !config.kubernetes.events {
+        return None;
+    }
+    match Cluster::read(&config.kubernetes.account, |name| std::env::var(name).ok()) {
+        Ok(cluster) => {
+            let (events, sending) = Events::new(cluster, Arc::clone(clock), metrics.clone());
+            tokio::spawn(sending);
+            Some(events)
+        }
+        Err(missing) => {
+            tracing::warn!(
+                missing,
+                "No events for Kubernetes: the environment does not say who we are; see deploy/POLICY_DELIVERY.md."
+            );
+            None
+        }
+    }
+}
+
 /// Keeps refused reloads from flooding the log.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
@@ -102,6 +130,11 @@ impl Refusals {
             not_shown,
             "Configuration not reloaded: the last good one goes on serving. The admin page /config has every defect."
         );
+    }
+
+    /// Whether the last reload was refused.
+    pub(super) fn are_open(&self) -> bool {
+        !self.last.is_empty()
     }
 
     /// Whatever was found is mended; if it comes back it is worth a line again.
