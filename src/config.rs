@@ -7,6 +7,7 @@ mod ledger;
 mod read;
 mod response;
 mod shown;
+pub mod telemetry;
 
 use std::{
     net::SocketAddr,
@@ -23,6 +24,7 @@ use mcp_authz_core::{
 
 pub use ledger::{Engine, Ledger};
 pub use response::Response;
+pub use telemetry::Telemetry;
 
 use crate::{
     envoy::server::Endpoint,
@@ -58,6 +60,8 @@ pub struct Config {
     pub ledger: Ledger,
     /// What becomes of responses.
     pub response: Response,
+    /// What is sent to a collector.
+    pub telemetry: Telemetry,
     /// What is legal and probably not meant.
     pub warnings: Vec<Defect>,
 }
@@ -238,6 +242,7 @@ const SECTIONS: &[&str] = &[
     "admin",
     "ledger",
     "response",
+    "telemetry",
 ];
 
 impl Config {

@@ -10,7 +10,7 @@ use mcp_authz_core::document::{Cursor, Fields, quoted};
 
 use super::{
     Admin, Audit, Config, Envoy, Limits, Listen, Log, Paths, Timeouts, Tls, TlsClients, ledger::ledger,
-    response::response,
+    response::response, telemetry::telemetry,
 };
 use crate::{
     envoy::server::Endpoint,
@@ -41,6 +41,7 @@ pub(super) fn config(fields: &Fields<'_>, folder: &Path) -> Option<Config> {
     let admin = admin(fields, folder);
     let ledger = ledger(fields, folder);
     let response = response(fields);
+    let telemetry = telemetry(fields, folder);
     plaintext?;
     Some(Config {
         listen: listen?,
@@ -54,6 +55,7 @@ pub(super) fn config(fields: &Fields<'_>, folder: &Path) -> Option<Config> {
         admin: admin?,
         ledger: ledger?,
         response: response?,
+        telemetry: telemetry?,
         warnings: Vec::new(),
     })
 }

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{Config, ledger, response};
+use super::{Config, ledger, response, telemetry};
 use crate::telemetry::{
     audit::Sink,
     log::{self, Level},
@@ -68,6 +68,7 @@ impl Config {
             },
             "ledger": ledger::shown(&self.ledger),
             "response": response::shown(&self.response),
+            "telemetry": telemetry::shown(&self.telemetry),
             "admin": { "token_file": self.admin.token_file.as_deref().map(text) },
             "log": {
                 "level": match self.log.level {

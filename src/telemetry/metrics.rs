@@ -123,6 +123,7 @@ macro_rules! label {
 mod quota;
 mod responses;
 mod servers;
+mod telemetry;
 
 use quota::Quotas;
 use servers::{ByServer, Outcome};
@@ -295,6 +296,30 @@ label! {
     }
 }
 
+label! {
+    /// What telemetry is about.
+    Signal "signal" {
+        /// Messages for people, and audit records.
+        Logs = "logs",
+        /// Numbers.
+        Metrics = "metrics",
+        /// Spans.
+        Traces = "traces",
+    }
+}
+
+label! {
+    /// What became of telemetry that was to be sent to a collector.
+    TelemetryOutcome "outcome" {
+        /// Given up: there was no room for more, or the collector could not be reached in time.
+        Dropped = "dropped",
+        /// The collector said no.
+        Refused = "refused",
+        /// The collector has it.
+        Sent = "sent",
+    }
+}
+
 /// What a request was answered, for the labels `decision` and `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -346,6 +371,7 @@ pub struct Metrics {
     responses: responses::Responses,
     responses_unseen: Counter,
     settlements: ByLabel<SettlementOutcome>,
+    telemetry: telemetry::Items,
 }
 
 impl Metrics {
@@ -373,6 +399,7 @@ impl Metrics {
             responses: responses::Responses::new(),
             responses_unseen: Counter::default(),
             settlements: ByLabel::new(),
+            telemetry: telemetry::Items::default(),
         };
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         let started: Gauge<f64, AtomicU64> = Gauge::default();
@@ -404,6 +431,8 @@ impl Metrics {
         let help = "Responses that left although a decision asked to look at them, and nobody did";
         registry.register("mcp_authz_responses_unseen", help, m.responses_unseen);
         registry.register("mcp_authz_settlements", "Entries of Envoy's access log by what they settled", m.settlements);
+        let help = "Spans, metrics and log records for a collector, by what became of them";
+        registry.register("mcp_authz_telemetry_items", help, m.telemetry);
         registry.register("process_start_time_seconds", "Unix time of the start of the process", started);
         registry.register_collector(Box::new(Resident));
         metrics
@@ -532,6 +561,12 @@ impl Metrics {
         self.audit_records.add(outcome, n);
     }
 
+    /// Counts `n` things that were to be sent to a collector: a Check, a response or a settlement with all its spans, a point of
+    /// a metric, a log record.
+    pub fn telemetry(&self, signal: Signal, outcome: TelemetryOutcome, n: u64) {
+        self.telemetry.add(signal, outcome, n);
+    }
+
     /// Counts a body taken from the lossy field.
     pub fn lossy_body(&self) {
         self.lossy_bodies.inc();
@@ -571,12 +606,16 @@ impl<L: Label> ByLabel<L> {
             cell.fetch_add(n, Ordering::Relaxed);
         }
     }
+
+    fn counts(&self) -> impl Iterator<Item = (L, u64)> {
+        L::ALL.iter().copied().zip(self.cells.iter().map(|cell| cell.load(Ordering::Relaxed)))
+    }
 }
 
 impl<L: Label> EncodeMetric for ByLabel<L> {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        for (label, cell) in L::ALL.iter().zip(self.cells.iter()) {
-            encode_count(&mut encoder, &[(L::KEY, label.name())], cell.load(Ordering::Relaxed))?;
+        for (label, count) in self.counts() {
+            encode_count(&mut encoder, &[(L::KEY, label.name())], count)?;
         }
         Ok(())
     }
@@ -738,6 +777,7 @@ mod tests {
             "mcp_authz_responses counter",
             "mcp_authz_responses_unseen counter",
             "mcp_authz_settlements counter",
+            "mcp_authz_telemetry_items counter",
             "process_start_time_seconds gauge",
             "process_resident_memory_bytes gauge",
         ];
@@ -836,6 +876,7 @@ mod tests {
         metrics.config_taken(1_800_000_000_250);
         metrics.config_refused();
         metrics.lossy_body();
+        metrics.telemetry(Signal::Traces, TelemetryOutcome::Dropped, 5);
         let in_flight = metrics.check_in_flight();
         let out = shown(&registry);
         for line in [
@@ -848,6 +889,8 @@ mod tests {
             "mcp_authz_config_reloads_total{outcome=\"failure\"} 1",
             "mcp_authz_config_last_success_timestamp_seconds 1800000000.25",
             "mcp_authz_lossy_bodies_total 1",
+            "mcp_authz_telemetry_items_total{signal=\"traces\",outcome=\"dropped\"} 5",
+            "mcp_authz_telemetry_items_total{signal=\"logs\",outcome=\"sent\"} 0",
             "mcp_authz_in_flight_checks 1",
         ] {
             assert!(out.lines().any(|shown| shown == line), "{line}\n{out}");
