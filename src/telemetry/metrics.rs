@@ -64,26 +64,6 @@ pub const METHODS: &[&str] = &[
     "tools/list",
 ];
 
-/// Upper bounds of the histogram, in nanoseconds: 10 µs to 1 s, the longest a Check may take by default.
-const BOUNDS_NS: [u64; 16] = [
-    10_000,
-    25_000,
-    50_000,
-    100_000,
-    250_000,
-    500_000,
-    1_000_000,
-    2_500_000,
-    5_000_000,
-    10_000_000,
-    25_000_000,
-    50_000_000,
-    100_000_000,
-    250_000_000,
-    500_000_000,
-    1_000_000_000,
-];
-
 /// A closed set of label values.
 pub trait Label: Copy + fmt::Debug + Send + Sync + 'static {
     /// Name of the label.
@@ -120,14 +100,19 @@ macro_rules! label {
     };
 }
 
+mod histogram;
+mod page;
 mod quota;
 mod responses;
 mod servers;
 mod telemetry;
 
+use histogram::Histogram;
 use quota::Quotas;
 use servers::{ByServer, Outcome};
 
+pub use histogram::Exemplar;
+pub use page::Page;
 pub use responses::{OpenResponse, RULES_MAX, ResponseOutcome, WithheldReason};
 
 label! {
@@ -477,7 +462,7 @@ impl Metrics {
 
     /// Counts a question that the quota store answered.
     pub fn ledger_answered(&self, elapsed: Duration) {
-        self.ledger_durations.0.observe(elapsed);
+        self.ledger_durations.0.observe(elapsed, None);
     }
 
     /// Takes over the names of the configured servers, at most as many as the configuration holds. Counts of names that stay
@@ -508,9 +493,9 @@ impl Metrics {
     }
 
     /// Counts one decision and its duration.
-    pub fn request(&self, verdict: Verdict, server: &str, method: &str, elapsed: Duration) {
+    pub fn request(&self, verdict: Verdict, server: &str, method: &str, elapsed: Duration, exemplar: Option<Exemplar>) {
         self.requests.count(verdict, server, method);
-        self.durations.observe(verdict, elapsed);
+        self.durations.observe(verdict, elapsed, exemplar);
     }
 
     /// Counts a Check as in flight until the answer is dropped.
@@ -629,44 +614,16 @@ fn encode_count(encoder: &mut MetricEncoder<'_>, labels: &[(&str, &str)], count:
     encoder.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)
 }
 
-/// One histogram of durations. The library's own takes a mutex for each observation.
-#[derive(Debug, Default)]
-struct Histogram {
-    /// One for each of [`BOUNDS_NS`], and one for what is longer.
-    buckets: [AtomicU64; BOUNDS_NS.len() + 1],
-    sum_ns: AtomicU64,
-}
-
-impl Histogram {
-    fn observe(&self, elapsed: Duration) {
-        let ns = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
-        if let Some(bucket) = self.buckets.get(BOUNDS_NS.partition_point(|bound| *bound < ns)) {
-            bucket.fetch_add(1, Ordering::Relaxed);
-        }
-        // Wraps after 584 years of checks.
-        self.sum_ns.fetch_add(ns, Ordering::Relaxed);
-    }
-
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        let seconds = |ns: &u64| Duration::from_nanos(*ns).as_secs_f64();
-        let bounds = BOUNDS_NS.iter().map(seconds).chain([f64::INFINITY]);
-        let buckets: Vec<(f64, u64)> = bounds.zip(self.buckets.iter().map(|b| b.load(Ordering::Relaxed))).collect();
-        let count = buckets.iter().fold(0_u64, |sum, (_, n)| sum.saturating_add(*n));
-        let sum = seconds(&self.sum_ns.load(Ordering::Relaxed));
-        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
-    }
-}
-
 /// Durations of Checks allowed and denied.
 #[derive(Clone, Debug)]
 struct Durations(Arc<[Histogram; 2]>);
 
 impl Durations {
-    fn observe(&self, verdict: Verdict, elapsed: Duration) {
+    fn observe(&self, verdict: Verdict, elapsed: Duration, exemplar: Option<Exemplar>) {
         let [allow, deny] = &*self.0;
         match verdict {
-            Verdict::Allow => allow.observe(elapsed),
-            Verdict::Deny(_) => deny.observe(elapsed),
+            Verdict::Allow => allow.observe(elapsed, exemplar),
+            Verdict::Deny(_) => deny.observe(elapsed, exemplar),
         }
     }
 }
@@ -746,7 +703,7 @@ mod tests {
     #[test]
     fn the_names_and_types_are_as_promised() {
         let (registry, metrics) = metrics();
-        metrics.request(Verdict::Allow, "a", "ping", Duration::ZERO);
+        metrics.request(Verdict::Allow, "a", "ping", Duration::ZERO, None);
         let out = shown(&registry);
         let types: Vec<&str> = out.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         let expected = [
@@ -793,11 +750,11 @@ mod tests {
         let (registry, metrics) = metrics();
         metrics.set_servers(["everything", UNKNOWN_SERVER]);
         let one = Duration::from_micros(1);
-        metrics.request(Verdict::Allow, "everything", "tools/call", one);
-        metrics.request(Verdict::Deny(Reason::Hidden), "everything", "tools/call", one);
+        metrics.request(Verdict::Allow, "everything", "tools/call", one, None);
+        metrics.request(Verdict::Deny(Reason::Hidden), "everything", "tools/call", one, None);
         for n in 0..1_000 {
             let (server, method) = (format!("evil\"{n}"), format!("evil\n{n}"));
-            metrics.request(Verdict::Deny(Reason::UnknownServer), &server, &method, one);
+            metrics.request(Verdict::Deny(Reason::UnknownServer), &server, &method, one, None);
         }
         let out = shown(&registry);
         let requests: Vec<&str> = out.lines().filter(|line| line.starts_with("mcp_authz_requests_total")).collect();
@@ -815,7 +772,7 @@ mod tests {
         let (registry, metrics) = metrics();
         metrics.set_servers(["a", "b"]);
         for server in ["a", "b"] {
-            metrics.request(Verdict::Allow, server, "ping", Duration::ZERO);
+            metrics.request(Verdict::Allow, server, "ping", Duration::ZERO, None);
         }
         metrics.set_servers(["b", "c"]);
         let out = shown(&registry);
@@ -828,7 +785,7 @@ mod tests {
         let (registry, metrics) = metrics();
         for reason in Reason::ALL {
             for method in METHODS {
-                metrics.request(Verdict::Deny(*reason), "x", method, Duration::ZERO);
+                metrics.request(Verdict::Deny(*reason), "x", method, Duration::ZERO, None);
             }
         }
         let out = shown(&registry);
@@ -853,7 +810,7 @@ mod tests {
     fn durations_fall_into_the_bucket_that_holds_them() {
         let (registry, metrics) = metrics();
         for ns in [0, 10_000, 10_001, 1_000_000_000, 1_000_000_001] {
-            metrics.request(Verdict::Deny(Reason::Internal), "", "", Duration::from_nanos(ns));
+            metrics.request(Verdict::Deny(Reason::Internal), "", "", Duration::from_nanos(ns), None);
         }
         let out = shown(&registry);
         let name = "mcp_authz_check_duration_seconds";

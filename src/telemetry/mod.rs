@@ -4,6 +4,7 @@ pub mod audit;
 mod lines;
 pub mod log;
 pub mod metrics;
+pub mod names;
 pub mod otlp;
 pub mod seldom;
 pub mod trace;

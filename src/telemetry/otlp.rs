@@ -11,8 +11,14 @@
 pub mod batch;
 pub mod endpoint;
 pub mod env;
+pub mod logs;
+pub mod metrics;
+mod openmetrics;
 pub mod proto;
+mod record;
 pub mod settings;
+#[cfg(test)]
+mod tests;
 pub mod transport;
 
 use bytes::Bytes;

@@ -154,7 +154,7 @@ fn known_settings() -> BTreeSet<String> {
 fn the_metrics_are_those_of_the_page() {
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry, 1);
-    metrics.request(Verdict::Allow, "a", "ping", Duration::ZERO);
+    metrics.request(Verdict::Allow, "a", "ping", Duration::ZERO, None);
     ResponseOutcome::ALL.iter().for_each(|outcome| metrics.response(*outcome, "a", "ping"));
     metrics.rule_hit("p", "/mask/0", 1);
     let mut page = String::new();

@@ -107,6 +107,12 @@ impl Batcher {
         Some(items)
     }
 
+    /// The bytes of everything that waits.
+    #[cfg(test)]
+    pub(super) fn take_all(&self) -> Vec<u8> {
+        std::iter::from_fn(|| self.next()).flat_map(|items| items.bytes).collect()
+    }
+
     /// Sends what comes until `stop` is true or its sender gone, and then what is left, for at most `within`.
     pub async fn run(
         self: Arc<Self>,
@@ -119,7 +125,7 @@ impl Batcher {
         while sent_by.is_none() {
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => break,
+                () = stopped(&mut stop) => break,
                 () = self.is_full.notified() => {}
                 () = sleep(self.bounds.delay) => {}
             }
@@ -128,7 +134,7 @@ impl Batcher {
                 biased;
                 () = &mut sending => {}
                 // What is under way is not given up, and shares its time with what is left.
-                _ = stop.wait_for(|stop| *stop) => {
+                () = stopped(&mut stop) => {
                     let end = after(within);
                     drop(timeout_at(end, sending).await);
                     sent_by = Some(end);
@@ -158,6 +164,11 @@ impl Items {
     fn count(&self) -> u64 {
         u64::try_from(self.count).unwrap_or(u64::MAX)
     }
+}
+
+/// Ready once `stop` is true or its sender gone. Holds nothing of the channel afterwards, which would bind the task to a thread.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
 }
 
 fn after(within: Duration) -> Instant {
