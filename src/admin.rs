@@ -18,14 +18,13 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use prometheus_client::{encoding::text, registry::Registry};
 use serde_json::Value;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::{AbortHandle, JoinSet},
 };
 
-use crate::telemetry::metrics::{ErrorKind, Metrics};
+use crate::telemetry::metrics::{ErrorKind, Metrics, Page};
 
 mod pins;
 mod quota;
@@ -77,18 +76,18 @@ pub trait AdminView: Send + Sync + 'static {
 #[derive(Clone)]
 struct Shown {
     view: Arc<dyn AdminView>,
-    registry: Arc<Registry>,
+    metrics: Page,
 }
 
 /// The pages.
-pub fn router(view: Arc<dyn AdminView>, registry: Arc<Registry>, quota: QuotaPages, pins: Option<PinPages>) -> Router {
+pub fn router(view: Arc<dyn AdminView>, metrics: Page, quota: QuotaPages, pins: Option<PinPages>) -> Router {
     let pages = Router::new()
         .route("/livez", get(|| async { text_page(StatusCode::OK, "ok\n") }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_page))
         .route("/config", get(|State(shown): State<Shown>| async move { json_page(&shown.view.config()) }))
         .route("/policy", get(|State(shown): State<Shown>| async move { json_page(&shown.view.policy()) }))
-        .with_state(Shown { view, registry });
+        .with_state(Shown { view, metrics });
     pages
         .merge(quota::router(quota))
         .merge(pins.map_or_else(Router::new, pins::router))
@@ -161,9 +160,8 @@ async fn readyz(State(shown): State<Shown>) -> Response {
 }
 
 async fn metrics_page(State(shown): State<Shown>) -> Response {
-    let mut out = String::new();
-    match text::encode(&mut out, &shown.registry) {
-        Ok(()) => page(StatusCode::OK, OPEN_METRICS, out),
+    match shown.metrics.text() {
+        Ok(text) => page(StatusCode::OK, OPEN_METRICS, text),
         Err(std::fmt::Error) => text_page(StatusCode::INTERNAL_SERVER_ERROR, "metrics cannot be encoded\n"),
     }
 }

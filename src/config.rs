@@ -8,6 +8,7 @@ mod read;
 mod reload;
 mod response;
 mod shown;
+pub mod telemetry;
 mod webhook;
 
 use std::{
@@ -26,6 +27,7 @@ use mcp_authz_core::{
 pub use ledger::{Engine, Ledger};
 pub use reload::{Kubernetes, Reload};
 pub use response::Response;
+pub use telemetry::Telemetry;
 pub use webhook::{Webhook, WebhookConfig};
 
 use crate::{
@@ -68,6 +70,8 @@ pub struct Config {
     pub kubernetes: Kubernetes,
     /// The admission webhook; `None` where there is none.
     pub webhook: Option<Webhook>,
+    /// What is sent to a collector.
+    pub telemetry: Telemetry,
     /// What is legal and probably not meant.
     pub warnings: Vec<Defect>,
 }
@@ -253,6 +257,7 @@ const SECTIONS: &[&str] = &[
     "reload",
     "kubernetes",
     "webhook",
+    "telemetry",
 ];
 
 impl Config {

@@ -22,6 +22,8 @@ mod results;
 mod samples;
 #[path = "readme/tables.rs"]
 mod tables;
+#[path = "readme/telemetry.rs"]
+mod telemetry;
 
 use std::path::Path;
 

@@ -5,6 +5,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use prometheus_client::registry::Registry;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -73,7 +74,7 @@ async fn rig() -> Rig {
         assert!(stopped.await.is_ok());
     };
     let quota = QuotaPages { desk: Arc::new(NoDesk), token: Arc::new(token::AdminToken::load(None).unwrap()) };
-    let pages = router(Arc::<View>::clone(&view), Arc::new(registry), quota, None);
+    let pages = router(Arc::<View>::clone(&view), Page::new(Arc::new(registry), metrics.clone()), quota, None);
     let server = tokio::spawn(serve(listener, pages, metrics.clone(), stopped));
     Rig { address, view, metrics, stop, server }
 }
@@ -101,7 +102,7 @@ async fn health_follows_the_view() {
 #[tokio::test]
 async fn metrics_are_open_metrics() {
     let rig = rig().await;
-    rig.metrics.request(Verdict::Allow, "", "tools/call", Duration::ZERO);
+    rig.metrics.request(Verdict::Allow, "", "tools/call", Duration::ZERO, None);
     let (status, head, body) = ask(rig.address, "GET /metrics").await;
     assert_eq!(status, 200);
     assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{head}");

@@ -14,7 +14,6 @@ use std::{
 
 use arc_swap::ArcSwap;
 use mcp_authz_core::document::Defect;
-use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
@@ -24,11 +23,14 @@ use tokio::{
 mod ledger;
 mod pins;
 mod reload;
+mod telemetry;
 mod webhook;
+
+use telemetry::Telemetry;
 
 use crate::{
     admin::{self, AdminView, PinPages, QuotaPages, Readiness, router, token::AdminToken},
-    clock::{Clock, SystemClock, rfc3339},
+    clock::{Clock, rfc3339},
     config::{self, Config, Envoy, Limits, Paths},
     engine::Engine,
     envoy::{
@@ -85,7 +87,11 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(config) => config,
         Err(defects) => return refuse(&defects),
     };
-    let log = match log::init(config.log.level, config.log.format) {
+    let telemetry = match Telemetry::prepare(&config.telemetry) {
+        Ok(telemetry) => telemetry,
+        Err(defects) => return refuse(&defects),
+    };
+    let log = match log::init(config.log.level, config.log.format, telemetry.layer()) {
         Ok(log) => log,
         Err(error) => return say(&format!("mcp-authz: {}", chain(&error))),
     };
@@ -93,7 +99,8 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail("the runtime cannot start", &error),
     };
-    let code = runtime.block_on(serve(&args.config, config)).map_or_else(|code| code, |()| ExitCode::SUCCESS);
+    let code =
+        runtime.block_on(serve(&args.config, config, &telemetry)).map_or_else(|code| code, |()| ExitCode::SUCCESS);
     drop(log);
     code
 }
@@ -126,10 +133,9 @@ fn chain(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let mut registry = Registry::default();
-    let metrics = Metrics::new(&mut registry, clock.now_ms());
+async fn serve(file: &Path, config: Config, telemetry: &Telemetry) -> Result<(), ExitCode> {
+    let (clock, metrics) = (Arc::clone(&telemetry.clock), telemetry.metrics.clone());
+    let sending = telemetry.start()?;
     // Before anything is read, so that no change gets lost.
     let watch = config.reload.watch.then(|| Watch::new(Folders::of(file, &config), config.reload.poll));
     let state = load(&config.paths, config.limits, &metrics, clock.now_ms())?;
@@ -153,7 +159,7 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
     let quota = QuotaPages { desk: Arc::new(desk), token: Arc::clone(&admin_token) };
     let desk = PinDesk::new(Arc::clone(&pins.board), Arc::clone(&state), Arc::clone(&audit), Arc::clone(&clock));
     let pin_pages = PinPages { desk: Arc::new(desk), token: Arc::clone(&admin_token) };
-    let pages = router(Arc::clone(&view) as Arc<dyn AdminView>, Arc::new(registry), quota, Some(pin_pages));
+    let pages = router(Arc::clone(&view) as Arc<dyn AdminView>, telemetry.page.clone(), quota, Some(pin_pages));
     let admin = tokio::spawn(admin::serve(admin_listener, pages, metrics.clone(), async {
         // Either way the end has come: a dropped sender is a stop as well.
         drop(admin_stopped.await);
@@ -197,6 +203,7 @@ async fn serve(file: &Path, config: Config) -> Result<(), ExitCode> {
     }
     close_audit(audit).await;
     tracing::info!("Stopped.");
+    sending.close().await;
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use mcp_authz_core::document::{Cursor, Fields, quoted};
 
 use super::{
     Admin, Audit, Config, Envoy, Limits, Listen, Log, Paths, Timeouts, Tls, TlsClients, ledger::ledger, reload,
-    response::response, webhook::webhook,
+    response::response, telemetry::telemetry, webhook::webhook,
 };
 use crate::{
     envoy::server::Endpoint,
@@ -43,6 +43,7 @@ pub(super) fn config(fields: &Fields<'_>, folder: &Path) -> Option<Config> {
     let response = response(fields);
     let (reload, kubernetes) = (reload::reload(fields), reload::kubernetes(fields, folder));
     let webhook = webhook(fields, folder);
+    let telemetry = telemetry(fields, folder);
     plaintext?;
     Some(Config {
         listen: listen?,
@@ -59,6 +60,7 @@ pub(super) fn config(fields: &Fields<'_>, folder: &Path) -> Option<Config> {
         reload: reload?,
         kubernetes: kubernetes?,
         webhook: webhook?,
+        telemetry: telemetry?,
         warnings: Vec::new(),
     })
 }

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{Config, Limits, ledger, reload, response, webhook};
+use super::{Config, Limits, ledger, reload, response, telemetry, webhook};
 use crate::telemetry::{
     audit::Sink,
     log::{self, Level},
@@ -58,6 +58,7 @@ impl Config {
             "reload": reload::shown(self.reload),
             "kubernetes": reload::kubernetes_shown(&self.kubernetes),
             "webhook": self.webhook.as_ref().map(webhook::shown),
+            "telemetry": telemetry::shown(&self.telemetry),
             "admin": { "token_file": self.admin.token_file.as_deref().map(text) },
             "log": {
                 "level": match self.log.level {

@@ -530,6 +530,7 @@ impl<'a, L: Ledger> Run<'a, L> {
             trail.server_name().unwrap_or(UNKNOWN_SERVER),
             trail.method,
             received.elapsed(),
+            None,
         );
         if let Some(kind) = reason.and_then(error_kind) {
             metrics.error(kind);

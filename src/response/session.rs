@@ -260,7 +260,7 @@ impl Session {
 
     /// Time that handling one message has added to the response.
     pub fn added(&self, elapsed: Duration) {
-        self.responses.metrics.response_added(elapsed);
+        self.responses.metrics.response_added(elapsed, None);
     }
 
     fn ended(&self) -> ResponseOutcome {

@@ -1,4 +1,4 @@
-//! The log of the process: text or JSON, to stderr.
+//! The log of the process: text or JSON, to stderr; and to a collector, if there is one (`otlp/logs.rs`).
 //!
 //! Lines go through a bounded buffer and a thread of their own, so that nobody who reads stderr too slowly can hold up a
 //! decision; what does not fit is dropped and counted, and the log says so when there is room again.
@@ -19,7 +19,10 @@ use tracing_subscriber::{
     Layer as _, filter::Targets, fmt::MakeWriter, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
-use crate::telemetry::lines::{Lines, Stream, WhileFailing};
+use crate::telemetry::{
+    lines::{Lines, Stream, WhileFailing},
+    otlp::logs::LogLayer,
+};
 
 /// Bound of what waits to be written, in bytes.
 const BUFFER_BYTES_MAX: usize = 1024 * 1024;
@@ -89,16 +92,16 @@ pub enum LogError {
     Twice(#[source] tracing_subscriber::util::TryInitError),
 }
 
-/// Sets up the log of the process.
+/// Sets up the log of the process. With `collector` messages go there as well.
 ///
 /// # Errors
 /// See [`LogError`].
-pub fn init(level: Level, format: Format) -> Result<LogGuard, LogError> {
+pub fn init(level: Level, format: Format, collector: Option<LogLayer>) -> Result<LogGuard, LogError> {
     let stream = Stream::stderr().map_err(LogError::Stderr)?;
     let lines = Lines::start("log", stream, BUFFER_BYTES_MAX, |_| ()).map_err(LogError::Stderr)?;
     let sink = Arc::new(Sink { lines, format, dropped: AtomicU64::new(0) });
     let color = if io::stderr().is_terminal() { Color::Some } else { Color::None };
-    subscriber(&sink, level, color).try_init().map_err(LogError::Twice)?;
+    subscriber(&sink, level, color, collector).try_init().map_err(LogError::Twice)?;
     Ok(LogGuard(sink))
 }
 
@@ -108,14 +111,21 @@ enum Color {
     Some,
 }
 
-fn subscriber(sink: &Arc<Sink>, level: Level, color: Color) -> impl tracing::Subscriber + Send + Sync + use<> {
+fn subscriber(
+    sink: &Arc<Sink>,
+    level: Level,
+    color: Color,
+    collector: Option<LogLayer>,
+) -> impl tracing::Subscriber + Send + Sync + use<> {
     let writer = LineWriter(Arc::clone(sink));
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(color == Color::Some);
     let layer = match sink.format {
         Format::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
         Format::Text => layer.boxed(),
     };
-    tracing_subscriber::registry().with(layer.with_filter(level.targets()))
+    // The collector comes last: it may have to say that its queue is full, which must not disturb a layer that is yet to come.
+    let collector = collector.map(|layer| layer.with_filter(LogLayer::targets(level.filter())));
+    tracing_subscriber::registry().with(layer.with_filter(level.targets())).with(collector)
 }
 
 #[derive(Debug)]
@@ -240,7 +250,7 @@ mod tests {
         let out = Shared::default();
         let lines = Lines::start("log", out.clone(), 4096, |_| ()).unwrap();
         let sink = Arc::new(Sink { lines, format, dropped: AtomicU64::new(0) });
-        tracing::subscriber::with_default(subscriber(&sink, level, Color::None), events);
+        tracing::subscriber::with_default(subscriber(&sink, level, Color::None, None), events);
         drop(LogGuard(sink));
         String::from_utf8(std::mem::take(&mut out.0.lock().unwrap())).unwrap()
     }

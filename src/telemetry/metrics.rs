@@ -64,26 +64,6 @@ pub const METHODS: &[&str] = &[
     "tools/list",
 ];
 
-/// Upper bounds of the histogram, in nanoseconds: 10 µs to 1 s, the longest a Check may take by default.
-const BOUNDS_NS: [u64; 16] = [
-    10_000,
-    25_000,
-    50_000,
-    100_000,
-    250_000,
-    500_000,
-    1_000_000,
-    2_500_000,
-    5_000_000,
-    10_000_000,
-    25_000_000,
-    50_000_000,
-    100_000_000,
-    250_000_000,
-    500_000_000,
-    1_000_000_000,
-];
-
 /// A closed set of label values.
 pub trait Label: Copy + fmt::Debug + Send + Sync + 'static {
     /// Name of the label.
@@ -120,15 +100,21 @@ macro_rules! label {
     };
 }
 
+mod histogram;
+mod page;
 mod policies;
 mod quota;
 mod responses;
 mod servers;
+mod telemetry;
 pub mod webhook;
 
+use histogram::Histogram;
 use quota::Quotas;
 use servers::{ByServer, Outcome};
 
+pub use histogram::Exemplar;
+pub use page::Page;
 pub use responses::{OpenResponse, RULES_MAX, ResponseOutcome, WithheldReason};
 
 label! {
@@ -309,6 +295,30 @@ label! {
     }
 }
 
+label! {
+    /// What telemetry is about.
+    Signal "signal" {
+        /// Messages for people, and audit records.
+        Logs = "logs",
+        /// Numbers.
+        Metrics = "metrics",
+        /// Spans.
+        Traces = "traces",
+    }
+}
+
+label! {
+    /// What became of telemetry that was to be sent to a collector.
+    TelemetryOutcome "outcome" {
+        /// Given up: there was no room for more, or the collector could not be reached in time.
+        Dropped = "dropped",
+        /// The collector said no.
+        Refused = "refused",
+        /// The collector has it.
+        Sent = "sent",
+    }
+}
+
 /// What a request was answered, for the labels `decision` and `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -362,6 +372,7 @@ pub struct Metrics {
     responses: responses::Responses,
     responses_unseen: Counter,
     settlements: ByLabel<SettlementOutcome>,
+    telemetry: telemetry::Items,
 }
 
 impl Metrics {
@@ -391,6 +402,7 @@ impl Metrics {
             responses: responses::Responses::new(),
             responses_unseen: Counter::default(),
             settlements: ByLabel::new(),
+            telemetry: telemetry::Items::default(),
         };
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         let started: Gauge<f64, AtomicU64> = Gauge::default();
@@ -425,6 +437,8 @@ impl Metrics {
         let help = "Responses that left although a decision asked to look at them, and nobody did";
         registry.register("mcp_authz_responses_unseen", help, m.responses_unseen);
         registry.register("mcp_authz_settlements", "Entries of Envoy's access log by what they settled", m.settlements);
+        let help = "Spans, metrics and log records for a collector, by what became of them";
+        registry.register("mcp_authz_telemetry_items", help, m.telemetry);
         registry.register("process_start_time_seconds", "Unix time of the start of the process", started);
         registry.register_collector(Box::new(Resident));
         metrics
@@ -469,7 +483,7 @@ impl Metrics {
 
     /// Counts a question that the quota store answered.
     pub fn ledger_answered(&self, elapsed: Duration) {
-        self.ledger_durations.0.observe(elapsed);
+        self.ledger_durations.0.observe(elapsed, None);
     }
 
     /// Takes over the names of the configured servers, at most as many as the configuration holds. Counts of names that stay
@@ -515,9 +529,9 @@ impl Metrics {
     }
 
     /// Counts one decision and its duration.
-    pub fn request(&self, verdict: Verdict, server: &str, method: &str, elapsed: Duration) {
+    pub fn request(&self, verdict: Verdict, server: &str, method: &str, elapsed: Duration, exemplar: Option<Exemplar>) {
         self.requests.count(verdict, server, method);
-        self.durations.observe(verdict, elapsed);
+        self.durations.observe(verdict, elapsed, exemplar);
     }
 
     /// Counts a Check as in flight until the answer is dropped.
@@ -568,6 +582,12 @@ impl Metrics {
         self.audit_records.add(outcome, n);
     }
 
+    /// Counts `n` things that were to be sent to a collector: a Check, a response or a settlement with all its spans, a point of
+    /// a metric, a log record.
+    pub fn telemetry(&self, signal: Signal, outcome: TelemetryOutcome, n: u64) {
+        self.telemetry.add(signal, outcome, n);
+    }
+
     /// Counts a body taken from the lossy field.
     pub fn lossy_body(&self) {
         self.lossy_bodies.inc();
@@ -607,12 +627,16 @@ impl<L: Label> ByLabel<L> {
             cell.fetch_add(n, Ordering::Relaxed);
         }
     }
+
+    fn counts(&self) -> impl Iterator<Item = (L, u64)> {
+        L::ALL.iter().copied().zip(self.cells.iter().map(|cell| cell.load(Ordering::Relaxed)))
+    }
 }
 
 impl<L: Label> EncodeMetric for ByLabel<L> {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        for (label, cell) in L::ALL.iter().zip(self.cells.iter()) {
-            encode_count(&mut encoder, &[(L::KEY, label.name())], cell.load(Ordering::Relaxed))?;
+        for (label, count) in self.counts() {
+            encode_count(&mut encoder, &[(L::KEY, label.name())], count)?;
         }
         Ok(())
     }
@@ -626,44 +650,16 @@ fn encode_count(encoder: &mut MetricEncoder<'_>, labels: &[(&str, &str)], count:
     encoder.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)
 }
 
-/// One histogram of durations. The library's own takes a mutex for each observation.
-#[derive(Debug, Default)]
-struct Histogram {
-    /// One for each of [`BOUNDS_NS`], and one for what is longer.
-    buckets: [AtomicU64; BOUNDS_NS.len() + 1],
-    sum_ns: AtomicU64,
-}
-
-impl Histogram {
-    fn observe(&self, elapsed: Duration) {
-        let ns = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
-        if let Some(bucket) = self.buckets.get(BOUNDS_NS.partition_point(|bound| *bound < ns)) {
-            bucket.fetch_add(1, Ordering::Relaxed);
-        }
-        // Wraps after 584 years of checks.
-        self.sum_ns.fetch_add(ns, Ordering::Relaxed);
-    }
-
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        let seconds = |ns: &u64| Duration::from_nanos(*ns).as_secs_f64();
-        let bounds = BOUNDS_NS.iter().map(seconds).chain([f64::INFINITY]);
-        let buckets: Vec<(f64, u64)> = bounds.zip(self.buckets.iter().map(|b| b.load(Ordering::Relaxed))).collect();
-        let count = buckets.iter().fold(0_u64, |sum, (_, n)| sum.saturating_add(*n));
-        let sum = seconds(&self.sum_ns.load(Ordering::Relaxed));
-        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
-    }
-}
-
 /// Durations of Checks allowed and denied.
 #[derive(Clone, Debug)]
 struct Durations(Arc<[Histogram; 2]>);
 
 impl Durations {
-    fn observe(&self, verdict: Verdict, elapsed: Duration) {
+    fn observe(&self, verdict: Verdict, elapsed: Duration, exemplar: Option<Exemplar>) {
         let [allow, deny] = &*self.0;
         match verdict {
-            Verdict::Allow => allow.observe(elapsed),
-            Verdict::Deny(_) => deny.observe(elapsed),
+            Verdict::Allow => allow.observe(elapsed, exemplar),
+            Verdict::Deny(_) => deny.observe(elapsed, exemplar),
         }
     }
 }
@@ -743,7 +739,7 @@ mod tests {
     #[test]
     fn the_names_and_types_are_as_promised() {
         let (registry, metrics) = metrics();
-        metrics.request(Verdict::Allow, "a", "ping", Duration::ZERO);
+        metrics.request(Verdict::Allow, "a", "ping", Duration::ZERO, None);
         let out = shown(&registry);
         let types: Vec<&str> = out.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         let expected = [
@@ -777,6 +773,7 @@ mod tests {
             "mcp_authz_responses counter",
             "mcp_authz_responses_unseen counter",
             "mcp_authz_settlements counter",
+            "mcp_authz_telemetry_items counter",
             "process_start_time_seconds gauge",
             "process_resident_memory_bytes gauge",
         ];
@@ -792,11 +789,11 @@ mod tests {
         let (registry, metrics) = metrics();
         metrics.set_servers(["everything", UNKNOWN_SERVER]);
         let one = Duration::from_micros(1);
-        metrics.request(Verdict::Allow, "everything", "tools/call", one);
-        metrics.request(Verdict::Deny(Reason::Hidden), "everything", "tools/call", one);
+        metrics.request(Verdict::Allow, "everything", "tools/call", one, None);
+        metrics.request(Verdict::Deny(Reason::Hidden), "everything", "tools/call", one, None);
         for n in 0..1_000 {
             let (server, method) = (format!("evil\"{n}"), format!("evil\n{n}"));
-            metrics.request(Verdict::Deny(Reason::UnknownServer), &server, &method, one);
+            metrics.request(Verdict::Deny(Reason::UnknownServer), &server, &method, one, None);
         }
         let out = shown(&registry);
         let requests: Vec<&str> = out.lines().filter(|line| line.starts_with("mcp_authz_requests_total")).collect();
@@ -814,7 +811,7 @@ mod tests {
         let (registry, metrics) = metrics();
         metrics.set_servers(["a", "b"]);
         for server in ["a", "b"] {
-            metrics.request(Verdict::Allow, server, "ping", Duration::ZERO);
+            metrics.request(Verdict::Allow, server, "ping", Duration::ZERO, None);
         }
         metrics.set_servers(["b", "c"]);
         let out = shown(&registry);
@@ -827,7 +824,7 @@ mod tests {
         let (registry, metrics) = metrics();
         for reason in Reason::ALL {
             for method in METHODS {
-                metrics.request(Verdict::Deny(*reason), "x", method, Duration::ZERO);
+                metrics.request(Verdict::Deny(*reason), "x", method, Duration::ZERO, None);
             }
         }
         let out = shown(&registry);
@@ -852,7 +849,7 @@ mod tests {
     fn durations_fall_into_the_bucket_that_holds_them() {
         let (registry, metrics) = metrics();
         for ns in [0, 10_000, 10_001, 1_000_000_000, 1_000_000_001] {
-            metrics.request(Verdict::Deny(Reason::Internal), "", "", Duration::from_nanos(ns));
+            metrics.request(Verdict::Deny(Reason::Internal), "", "", Duration::from_nanos(ns), None);
         }
         let out = shown(&registry);
         let name = "mcp_authz_check_duration_seconds";
@@ -875,6 +872,7 @@ mod tests {
         metrics.config_taken(1_800_000_000_250);
         metrics.config_refused();
         metrics.lossy_body();
+        metrics.telemetry(Signal::Traces, TelemetryOutcome::Dropped, 5);
         let in_flight = metrics.check_in_flight();
         let out = shown(&registry);
         for line in [
@@ -887,6 +885,8 @@ mod tests {
             "mcp_authz_config_reloads_total{outcome=\"failure\"} 1",
             "mcp_authz_config_last_success_timestamp_seconds 1800000000.25",
             "mcp_authz_lossy_bodies_total 1",
+            "mcp_authz_telemetry_items_total{signal=\"traces\",outcome=\"dropped\"} 5",
+            "mcp_authz_telemetry_items_total{signal=\"logs\",outcome=\"sent\"} 0",
             "mcp_authz_in_flight_checks 1",
         ] {
             assert!(out.lines().any(|shown| shown == line), "{line}\n{out}");

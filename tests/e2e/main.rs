@@ -46,4 +46,6 @@ mod settle_answer;
 #[cfg(test)]
 mod settle_body;
 #[cfg(test)]
+mod telemetry;
+#[cfg(test)]
 mod upstreams;

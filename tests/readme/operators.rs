@@ -126,7 +126,7 @@ fn the_table_is_that_of_the_command() {
 fn series() -> Vec<(String, BTreeSet<String>)> {
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry, 1);
-    metrics.request(Verdict::Allow, "a", "ping", Duration::ZERO);
+    metrics.request(Verdict::Allow, "a", "ping", Duration::ZERO, None);
     let mut page = String::new();
     text::encode(&mut page, &registry).unwrap();
     let lines = page.lines().filter(|line| !line.starts_with('#'));

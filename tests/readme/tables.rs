@@ -108,7 +108,7 @@ fn the_ranges_are_those_of_the_code() {
         assert!(min == 0 || !legal(min - 1), "{key}");
         checked += 1;
     }
-    assert_eq!(checked, 29);
+    assert_eq!(checked, 34);
 }
 
 fn flatten(prefix: &str, value: &Value, out: &mut BTreeMap<String, Value>) {
@@ -154,7 +154,7 @@ fn known_settings() -> BTreeSet<String> {
 fn the_metrics_are_those_of_the_page() {
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry, 1);
-    metrics.request(Verdict::Allow, "a", "ping", Duration::ZERO);
+    metrics.request(Verdict::Allow, "a", "ping", Duration::ZERO, None);
     ResponseOutcome::ALL.iter().for_each(|outcome| metrics.response(*outcome, "a", "ping"));
     metrics.rule_hit("p", "/mask/0", 1);
     metrics.set_policies("sha256:00", [(&"p".into(), "sha256:00")].into_iter(), 1);

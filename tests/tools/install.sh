@@ -14,8 +14,10 @@ readonly PY1=1.30.0
 readonly PY2=2.3.0
 readonly CONFORMANCE=0.2.0-alpha.12
 readonly DENY=0.20.2
+# Of the collector only this; its parts are pinned by tests/tools/otelcol/go.mod and go.sum.
+readonly OTELCOL=0.155.0
 
-readonly ALL=(envoy node22 client-ts1 client-ts2 client-py1 client-py2 server-ts2 conformance redis)
+readonly ALL=(envoy node22 client-ts1 client-ts2 client-py1 client-py2 server-ts2 conformance redis otelcol)
 # The oldest Redis that has every command of the scripts.
 readonly REDIS_MAJOR=7
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -36,6 +38,7 @@ Usage: tests/tools/install.sh NAME...
   server-ts2   @modelcontextprotocol/server $TS2 and its adapter for Node.js -> .tools/server-ts2
   conformance  @modelcontextprotocol/conformance $CONFORMANCE (brings node22)
   redis        redis-server and redis-cli $REDIS_MAJOR or newer, from the system's packages
+  otelcol      OpenTelemetry collector $OTELCOL, built from tests/tools/otelcol -> .tools/bin/otelcol
   all          everything above
   deny         cargo-deny $DENY, built from source       -> .tools/bin/cargo-deny
 
@@ -177,6 +180,19 @@ install_redis() {
   [ "${version:-0}" -ge "$REDIS_MAJOR" ] || fail "redis-server $REDIS_MAJOR or newer is needed; this machine has $(redis-server --version)"
 }
 
+# The parts come from the Go module proxy, each by its digest in go.sum; nothing is resolved anew.
+install_otelcol() {
+  local version source=$root/tests/tools/otelcol
+  version="$OTELCOL $(cat "$source/go.mod" "$source/go.sum" "$source/main.go" | sha256sum | cut -c1-16)"
+  is_done otelcol "$version" && return 0
+  command -v go >/dev/null 2>&1 || fail "otelcol needs Go 1.25 or newer: install it, from https://go.dev/dl or your system's packages"
+  say "otelcol $OTELCOL (builds for a minute or two)"
+  (cd "$source" && CGO_ENABLED=0 go build -mod=readonly -trimpath -ldflags='-s -w' -o "$bin/otelcol" .) >"$tools/otelcol.log" 2>&1 ||
+    fail "go could not build the collector; see .tools/otelcol.log"
+  "$bin/otelcol" --version >>"$tools/otelcol.log" 2>&1 || fail "the built collector does not start; see .tools/otelcol.log"
+  mark_done otelcol "$version"
+}
+
 install_deny() {
   is_done deny "$DENY" && return 0
   command -v cargo >/dev/null 2>&1 || fail "deny needs cargo: install Rust"
@@ -193,7 +209,7 @@ for name in "$@"; do
   case $name in
     -h | --help) usage; exit 0 ;;
     all) names+=("${ALL[@]}") ;;
-    envoy | node22 | client-ts1 | client-ts2 | client-py1 | client-py2 | server-ts2 | conformance | redis | deny) names+=("$name") ;;
+    envoy | node22 | client-ts1 | client-ts2 | client-py1 | client-py2 | server-ts2 | conformance | redis | deny | otelcol) names+=("$name") ;;
     *)
       usage >&2
       printf 'install.sh: no tool is named `%s`\n' "$name" >&2

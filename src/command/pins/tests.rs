@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     admin::{self, AdminView, QuotaPages, Readiness, token::AdminToken},
     quota::desk::{Answer, Desk, Wanted},
-    telemetry::metrics::Metrics,
+    telemetry::metrics::{Metrics, Page},
 };
 
 #[derive(Debug, clap::Parser)]
@@ -59,11 +59,12 @@ struct Rig {
 async fn rig() -> Rig {
     let pins = admin::pin_rig();
     let quota = QuotaPages { desk: Arc::new(Nothing), token: Arc::new(AdminToken::load(None).unwrap()) };
-    let pages = admin::router(Arc::new(Nothing), Arc::default(), quota, Some(pins.pages.clone()));
+    let metrics = Metrics::new(&mut Registry::default(), 0);
+    let page = Page::new(Arc::default(), metrics.clone());
+    let pages = admin::router(Arc::new(Nothing), page, quota, Some(pins.pages.clone()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
-    let metrics = Metrics::new(&mut Registry::default(), 0);
     let server = tokio::spawn(admin::serve(listener, pages, metrics, async { drop(stopped.await) }));
     Rig { pins, address, stop, server }
 }

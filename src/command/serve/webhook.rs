@@ -30,7 +30,7 @@ pub(super) fn run(file: &Path) -> ExitCode {
         Ok(config) => config,
         Err(defects) => return refuse(&defects),
     };
-    let log = match log::init(config.log.level, config.log.format) {
+    let log = match log::init(config.log.level, config.log.format, None) {
         Ok(log) => log,
         Err(error) => return say(&format!("mcp-authz: {}", chain(&error))),
     };

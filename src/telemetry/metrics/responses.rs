@@ -15,7 +15,7 @@ use prometheus_client::{
 };
 
 use super::{
-    ByLabel, Histogram, Label, Metrics, OTHER_COUNTER, encode_count,
+    ByLabel, Exemplar, Histogram, Label, Metrics, OTHER_COUNTER, encode_count,
     servers::{ByServer, Outcome},
 };
 
@@ -132,6 +132,10 @@ impl Responses {
         registry.register("mcp_authz_responses", "Responses by how they ended", m.counts);
     }
 
+    pub(super) fn added(&self) -> &Histogram {
+        &self.added.0
+    }
+
     pub(super) fn set_servers<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
         self.counts.set_servers(names);
     }
@@ -161,8 +165,8 @@ impl Metrics {
     }
 
     /// Counts the handling of one message.
-    pub fn response_added(&self, elapsed: Duration) {
-        self.responses.added.0.observe(elapsed);
+    pub fn response_added(&self, elapsed: Duration, exemplar: Option<Exemplar>) {
+        self.responses.added.0.observe(elapsed, exemplar);
     }
 
     /// Sets how many bytes are held back now.

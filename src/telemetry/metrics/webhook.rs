@@ -75,7 +75,7 @@ impl WebhookMetrics {
 
     /// Counts the time of a review that was judged.
     pub fn judged(&self, elapsed: Duration) {
-        self.durations.0.observe(elapsed);
+        self.durations.0.observe(elapsed, None);
     }
 
     /// Counts a failure of our own.

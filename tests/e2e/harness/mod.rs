@@ -2,6 +2,7 @@
 
 pub(crate) mod authz;
 pub(crate) mod client;
+pub(crate) mod collector;
 pub(crate) mod envoy;
 pub(crate) mod fixture;
 pub(crate) mod hand;

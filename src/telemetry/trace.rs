@@ -1,0 +1,3 @@
+//! Spans of what we do.
+
+pub mod sampler;
