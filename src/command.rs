@@ -1,6 +1,7 @@
 //! The subcommands. Each has its arguments and one function that runs it and says how it ended.
 
 pub mod check;
+pub mod doctor;
 pub mod eval;
 pub mod grant;
 pub mod mask;

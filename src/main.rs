@@ -17,6 +17,8 @@ struct Args {
 enum Command {
     /// Check configuration, policies, servers and grants; print every defect.
     Check(command::check::Args),
+    /// See whether an Envoy does what mcp-authz relies on.
+    Doctor(command::doctor::Args),
     /// Decide one request and explain it, condition by condition.
     Eval(command::eval::Args),
     /// Make, list and revoke grants.
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
     };
     match args.command {
         Command::Check(args) => command::check::run(args, &mut io::stdout(), &mut io::stderr()),
+        Command::Doctor(args) => command::doctor::run(&args, &mut io::stdout(), &mut io::stderr()),
         Command::Eval(args) => command::eval::run(args, &mut io::stdout(), &mut io::stderr()),
         Command::Grant(args) => command::grant::run(args, &mut io::stdout(), &mut io::stderr()),
         Command::Mask(args) => command::mask::run(&args, &mut io::stdin().lock(), &mut io::stdout(), &mut io::stderr()),

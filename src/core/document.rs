@@ -140,7 +140,15 @@ impl Shape {
 /// # Errors
 /// Every defect of syntax, in the order of the lines.
 pub fn parse(file: &str, bytes: &[u8], format: Format) -> Result<Node, Vec<Defect>> {
-    let Parsed { root, defects } = read(&Arc::from(file), bytes, format, LIMITS);
+    parse_within(file, bytes, format, LIMITS)
+}
+
+/// Reads one document within other limits, for documents that are not ours.
+///
+/// # Errors
+/// Every defect of syntax, in the order of the lines.
+pub fn parse_within(file: &str, bytes: &[u8], format: Format, limits: Limits) -> Result<Node, Vec<Defect>> {
+    let Parsed { root, defects } = read(&Arc::from(file), bytes, format, limits);
     match root {
         Some(root) if defects.is_empty() => Ok(root),
         Some(_) | None => Err(defects),

@@ -29,9 +29,8 @@ fn shipped() -> (String, String, String) {
 
 /// The filter that the file for Istio puts in, as it would stand in a configuration of Envoy.
 fn istio() -> String {
-    let text = file("istio-responses.yaml");
-    let (_, rest) = text.split_once("      value:\n").unwrap();
-    let (value, _) = rest.split_once("---\n").unwrap();
+    let text = file("istio/responses.yaml");
+    let (_, value) = text.split_once("      value:\n").unwrap();
     let mut out = String::new();
     for (number, line) in value.lines().enumerate() {
         let line = line.strip_prefix("        ").unwrap();
@@ -57,19 +56,19 @@ fn the_filter_for_istio_is_the_shipped_one_and_envoy_takes_it() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// There is no program here that reads it; so at least what safety depends on stands in it.
+/// The program of the mesh reads the rest: `tests/e2e/recipes.rs`.
 #[test]
 fn the_file_for_envoy_gateway_says_the_same() {
-    let text = code(&file("envoy-gateway-responses.yaml"));
-    for line in [
-        "failOpen: false",
-        "messageTimeout: 1s",
-        "allowModeOverride: true",
-        "body: Streamed",
-        "accessibleNamespaces: [envoy.filters.http.ext_authz]",
-        "writableNamespaces: [mcp_authz]",
+    let text = code(&file("envoy-gateway/mcp.yaml"));
+    for (line, times) in [
+        ("failOpen: false", 2),
+        ("messageTimeout: 1s", 1),
+        ("allowModeOverride: true", 1),
+        ("body: Streamed", 1),
+        ("accessibleNamespaces: [envoy.filters.http.ext_authz]", 1),
+        ("writableNamespaces: [mcp_authz]", 1),
     ] {
-        assert_eq!(text.lines().filter(|have| have.trim() == line).count(), 1, "{line}");
+        assert_eq!(text.lines().filter(|have| have.trim() == line).count(), times, "{line}");
     }
 }
 

