@@ -20,8 +20,16 @@ readonly CONFORMANCE=0.2.0-alpha.12
 readonly DENY=0.20.2
 # Of the collector only this; its parts are pinned by tests/tools/otelcol/go.mod and go.sum.
 readonly OTELCOL=0.155.0
+readonly HELM=3.22.0
+readonly KUBECONFORM=0.8.0
+# Schemas of Kubernetes as a package, and the modules that hold those of the operators.
+readonly KUBERNETES_SCHEMAS=1.37.0
+# The oldest Kubernetes that the chart takes, and the newest.
+readonly KUBERNETES=1.30.0,1.37.0
+readonly CERT_MANAGER=1.21.2
+readonly PROMETHEUS_OPERATOR=0.85.0
 
-readonly ALL=(envoy envoy-1.36 envoy-1.38 node22 client-ts1 client-ts2 client-py1 client-py2 server-ts2 conformance redis otelcol)
+readonly ALL=(envoy envoy-1.36 envoy-1.38 node22 client-ts1 client-ts2 client-py1 client-py2 server-ts2 conformance redis otelcol helm kubeconform)
 # The oldest Redis that has every command of the scripts.
 readonly REDIS_MAJOR=7
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -45,6 +53,9 @@ Usage: tests/tools/install.sh NAME...
   conformance  @modelcontextprotocol/conformance $CONFORMANCE (brings node22)
   redis        redis-server and redis-cli $REDIS_MAJOR or newer, from the system's packages
   otelcol      OpenTelemetry collector $OTELCOL, built from tests/tools/otelcol -> .tools/bin/otelcol
+  helm         Helm $HELM, built from source               -> .tools/bin/helm
+  kubeconform  kubeconform $KUBECONFORM, built from source, and schemas of Kubernetes, cert-manager and the Prometheus operator
+               -> .tools/bin/kubeconform, .tools/kubeconform/schemas
   all          everything above
   deny         cargo-deny $DENY, built from source       -> .tools/bin/cargo-deny
   egctl        egctl $EGCTL of Envoy Gateway, built from source for some minutes -> .tools/bin/egctl
@@ -228,6 +239,46 @@ install_otelcol() {
   mark_done otelcol "$version"
 }
 
+# $1 tool, $2 package of the main program with its version: builds it into .tools/bin.
+go_tool() {
+  local tool=$1 package=$2
+  command -v go >/dev/null 2>&1 || fail "$tool needs Go 1.26 or newer: install it"
+  GOBIN=$bin CGO_ENABLED=0 go install -trimpath -ldflags '-s -w' "$package" >"$tools/$tool.log" 2>&1 ||
+    fail "go could not install $package; see .tools/$tool.log"
+}
+
+install_helm() {
+  is_done helm "$HELM" && return 0
+  say "helm $HELM (builds for some minutes)"
+  go_tool helm "helm.sh/helm/v3/cmd/helm@v$HELM"
+  mark_done helm "$HELM"
+}
+
+# $1 module with its version: prints the folder of its sources.
+go_sources() {
+  go mod download -json "$1" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'
+}
+
+install_kubeconform() {
+  local version="$KUBECONFORM $KUBERNETES_SCHEMAS $KUBERNETES $CERT_MANAGER $PROMETHEUS_OPERATOR"
+  is_done kubeconform "$version" && return 0
+  python_tool kubeconform "$version" 9 "kubernetes-validate==$KUBERNETES_SCHEMAS"
+  go_tool kubeconform "github.com/yannh/kubeconform/cmd/kubeconform@v$KUBECONFORM"
+  local schemas=$tools/kubeconform/schemas certificates operator folder
+  mkdir -p "$schemas"
+  folder=$(find "$tools/kubeconform/" -type d -name kubernetes-json-schema -print -quit)
+  [ -n "$folder" ] || fail "the package kubernetes-validate $KUBERNETES_SCHEMAS holds no schemas"
+  certificates=$(cd "$tools" && go_sources "github.com/cert-manager/cert-manager@v$CERT_MANAGER")
+  operator=$(cd "$tools" && go_sources "github.com/prometheus-operator/prometheus-operator@v$PROMETHEUS_OPERATOR")
+  [ -n "$certificates" ] && [ -n "$operator" ] || fail "go could not fetch the schemas of the operators"
+  "$tools/kubeconform/bin/python" "$root/tests/tools/schemas.py" "$schemas" "$folder" "$KUBERNETES" \
+    "$certificates"/deploy/crds/cert-manager.io_{certificates,issuers}.yaml \
+    "$operator"/example/prometheus-operator-crd/monitoring.coreos.com_{prometheusrules,servicemonitors}.yaml \
+    >>"$tools/kubeconform.log" 2>&1 ||
+    fail "the schemas cannot be read; see .tools/kubeconform.log"
+  mark_done kubeconform "$version"
+}
+
 install_deny() {
   is_done deny "$DENY" && return 0
   command -v cargo >/dev/null 2>&1 || fail "deny needs cargo: install Rust"
@@ -244,12 +295,13 @@ for name in "$@"; do
   case $name in
     -h | --help) usage; exit 0 ;;
     all) names+=("${ALL[@]}") ;;
-    envoy | envoy-1.36 | envoy-1.38 | egctl | istio-translate) names+=("$name") ;;
-    node22 | client-ts1 | client-ts2 | client-py1 | client-py2 | server-ts2 | conformance | redis | deny | otelcol) names+=("$name") ;;
     *)
-      usage >&2
-      printf 'install.sh: no tool is named `%s`\n' "$name" >&2
-      exit 64
+      if ! declare -F "install_${name//-/_}" >/dev/null; then
+        usage >&2
+        printf 'install.sh: no tool is named `%s`\n' "$name" >&2
+        exit 64
+      fi
+      names+=("$name")
       ;;
   esac
 done
