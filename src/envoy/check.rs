@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 use mcp_authz_core::{
     answer::{Asked, Context, answer},
     audit::Record,
-    decision::{Denial, Reason},
+    decision::{Class, Denial, Reason},
     http::{HeaderLimits, Headers, Method as HttpMethod, OWN_PREFIX, Repeats, plain_path},
     json::{Document, Limits, Value},
     judge::is_concealed,
@@ -451,7 +451,7 @@ impl<'a, L: Ledger> Run<'a, L> {
             Ok(()) => denial,
             Err(unrecorded) => unrecorded,
         };
-        self.count(trail, Some(denial.reason), received);
+        self.count(trail, Some(&denial), received);
         let context = Context {
             asked: trail.asked,
             era: trail.era,
@@ -523,8 +523,14 @@ impl<'a, L: Ledger> Run<'a, L> {
         self.adapter.audit.append(line.as_bytes()).map_err(|_| Denial::built_in(Reason::AuditUnavailable))
     }
 
-    fn count(&self, trail: &Trail<'_>, reason: Option<Reason>, received: Instant) {
+    fn count(&self, trail: &Trail<'_>, denial: Option<&Denial>, received: Instant) {
         let metrics = &self.adapter.metrics;
+        let reason = denial.map(|denial| denial.reason);
+        if let (Some(denial), Some(policy)) = (denial, trail.policy())
+            && denial.reason.class() == Class::Policy
+        {
+            metrics.rule_denial(policy.id(), &denial.rule.pointer);
+        }
         metrics.request(
             reason.map_or(Verdict::Allow, Verdict::Deny),
             trail.server_name().unwrap_or(UNKNOWN_SERVER),

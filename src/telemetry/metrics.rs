@@ -354,6 +354,7 @@ pub struct Metrics {
     audit_records: ByLabel<AuditOutcome>,
     config_last_success: Gauge<f64, AtomicU64>,
     config_reloads: ByLabel<ReloadOutcome>,
+    config_stale: Gauge,
     durations: Durations,
     errors: ByLabel<ErrorKind>,
     in_flight: Gauge,
@@ -371,6 +372,7 @@ pub struct Metrics {
     reservations: ByLabel<ReservationOutcome>,
     responses: responses::Responses,
     responses_unseen: Counter,
+    rule_denials: responses::Rules,
     settlements: ByLabel<SettlementOutcome>,
     telemetry: telemetry::Items,
 }
@@ -384,6 +386,7 @@ impl Metrics {
             audit_records: ByLabel::new(),
             config_last_success: Gauge::default(),
             config_reloads: ByLabel::new(),
+            config_stale: Gauge::default(),
             durations: Durations(Arc::default()),
             errors: ByLabel::new(),
             in_flight: Gauge::default(),
@@ -401,6 +404,7 @@ impl Metrics {
             reservations: ByLabel::new(),
             responses: responses::Responses::new(),
             responses_unseen: Counter::default(),
+            rule_denials: responses::Rules::default(),
             settlements: ByLabel::new(),
             telemetry: telemetry::Items::default(),
         };
@@ -416,6 +420,8 @@ impl Metrics {
         let name = "mcp_authz_config_last_success_timestamp_seconds";
         registry.register(name, "Unix time of the last configuration that was taken", m.config_last_success);
         registry.register("mcp_authz_config_reloads", "Loads of the configuration", m.config_reloads);
+        let help = "Whether an older configuration serves because the last load was refused: 1 or 0";
+        registry.register("mcp_authz_config_stale", help, m.config_stale);
         registry.register("mcp_authz_errors", "Failures of our own, by the part that failed", m.errors);
         registry.register("mcp_authz_in_flight_checks", "Checks being decided", m.in_flight);
         let help = "Events for Kubernetes by what became of them";
@@ -436,6 +442,7 @@ impl Metrics {
         m.responses.register(registry);
         let help = "Responses that left although a decision asked to look at them, and nobody did";
         registry.register("mcp_authz_responses_unseen", help, m.responses_unseen);
+        registry.register("mcp_authz_rule_denials", "Denials by the rule of the policy that denied", m.rule_denials);
         registry.register("mcp_authz_settlements", "Entries of Envoy's access log by what they settled", m.settlements);
         let help = "Spans, metrics and log records for a collector, by what became of them";
         registry.register("mcp_authz_telemetry_items", help, m.telemetry);
@@ -534,6 +541,11 @@ impl Metrics {
         self.durations.observe(verdict, elapsed, exemplar);
     }
 
+    /// Counts a denial by a policy; the pointer of the rule is from the policy, or one of the closed set in parentheses.
+    pub fn rule_denial(&self, policy: &str, rule: &str) {
+        self.rule_denials.add(policy, rule, 1);
+    }
+
     /// Counts a Check as in flight until the answer is dropped.
     #[must_use = "the Check counts as in flight until this is dropped"]
     pub fn check_in_flight(&self) -> InFlight {
@@ -570,11 +582,13 @@ impl Metrics {
     pub fn config_taken(&self, now_ms: u64) {
         self.config_reloads.add(ReloadOutcome::Success, 1);
         self.config_last_success.set(Duration::from_millis(now_ms).as_secs_f64());
+        self.config_stale.set(0);
     }
 
     /// Counts a load that was refused.
     pub fn config_refused(&self) {
         self.config_reloads.add(ReloadOutcome::Failure, 1);
+        self.config_stale.set(1);
     }
 
     /// Counts `n` audit records.
@@ -749,6 +763,7 @@ mod tests {
             "mcp_authz_check_duration_seconds histogram",
             "mcp_authz_config_last_success_timestamp_seconds gauge",
             "mcp_authz_config_reloads counter",
+            "mcp_authz_config_stale gauge",
             "mcp_authz_errors counter",
             "mcp_authz_in_flight_checks gauge",
             "mcp_authz_kubernetes_events counter",
@@ -772,6 +787,7 @@ mod tests {
             "mcp_authz_response_withheld counter",
             "mcp_authz_responses counter",
             "mcp_authz_responses_unseen counter",
+            "mcp_authz_rule_denials counter",
             "mcp_authz_settlements counter",
             "mcp_authz_telemetry_items counter",
             "process_start_time_seconds gauge",
@@ -893,6 +909,33 @@ mod tests {
         }
         drop(in_flight);
         assert!(shown(&registry).contains("mcp_authz_in_flight_checks 0\n"));
+    }
+
+    #[test]
+    fn a_configuration_is_stale_from_a_refusal_to_the_next_that_is_taken() {
+        let (registry, metrics) = metrics();
+        let stale = || counted(&registry, "mcp_authz_config_stale");
+        metrics.config_taken(1);
+        assert!(stale().is_empty());
+        metrics.config_refused();
+        assert_eq!(stale(), ["mcp_authz_config_stale 1"]);
+        metrics.config_taken(2);
+        assert!(stale().is_empty());
+    }
+
+    #[test]
+    fn denials_by_rule_are_bounded() {
+        let (registry, metrics) = metrics();
+        for n in 0..=RULES_MAX {
+            metrics.rule_denial("p", &format!("/tools/t/deny_if/{n}"));
+        }
+        metrics.rule_denial("p", "/tools/t/deny_if/0");
+        let lines = counted(&registry, "mcp_authz_rule_denials_total");
+        assert_eq!(lines.len(), RULES_MAX + 1);
+        let of = |policy: &str, rule: &str, n: u64| {
+            format!("mcp_authz_rule_denials_total{{policy=\"{policy}\",rule=\"{rule}\"}} {n}")
+        };
+        assert!(lines.contains(&of("p", "/tools/t/deny_if/0", 2)) && lines.contains(&of("_other", "_other", 1)));
     }
 
     #[test]

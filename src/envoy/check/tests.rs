@@ -474,6 +474,18 @@ async fn streams_belong_to_legacy_sessions() {
 }
 
 #[tokio::test]
+async fn denials_are_counted_by_the_rule_of_the_policy_and_never_by_what_a_client_sent() {
+    let rig = rig(SETTINGS);
+    for name in ["once", "CANARY", "another"] {
+        rig.says(asked(request(&CALL.replace("once", name)), &[("server", "one")])).await;
+    }
+    rig.says(asked(without(request(CALL), "authorization"), &[("server", "one")])).await;
+    let metrics = rig.metrics();
+    let denials: Vec<&str> = metrics.lines().filter(|line| line.starts_with("mcp_authz_rule_denials_total")).collect();
+    assert_eq!(denials, ["mcp_authz_rule_denials_total{policy=\"p\",rule=\"(default deny)\"} 2"]);
+}
+
+#[tokio::test]
 async fn every_decision_leaves_one_record_without_values_or_tokens() {
     let rig = rig(SETTINGS);
     let body = r#"{"jsonrpc":"2.0","id":"CANARY","method":"tools/call","params":{"name":"free","arguments":{"key":"CANARY"}}}"#;

@@ -159,7 +159,7 @@ impl Metrics {
         self.responses.withheld.add(reason, 1);
     }
 
-    /// Counts what a rule did; the pointer of the rule is from the policy.
+    /// Counts what a rule for results did; the pointer of the rule is from the policy.
     pub fn rule_hit(&self, policy: &str, rule: &str, n: u64) {
         self.responses.rules.add(policy, rule, n);
     }
@@ -201,10 +201,10 @@ type Hits = BTreeMap<Arc<str>, BTreeMap<Arc<str>, u64>>;
 
 /// What rules did. A rule gets its series with its first hit.
 #[derive(Clone, Debug, Default)]
-struct Rules(Arc<Mutex<(Hits, usize)>>);
+pub(super) struct Rules(Arc<Mutex<(Hits, usize)>>);
 
 impl Rules {
-    fn add(&self, policy: &str, rule: &str, n: u64) {
+    pub(super) fn add(&self, policy: &str, rule: &str, n: u64) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (hits, count) = &mut *all;
         if let Some(hit) = hits.get_mut(policy).and_then(|rules| rules.get_mut(rule)) {
