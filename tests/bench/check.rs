@@ -7,7 +7,7 @@
 //! and with the same allocator as ours, which decodes every request and always answers OK.
 //!
 //! A harness of our own, because the usual ones measure functions in this process by wall-clock time. Arguments: a part
-//! (`lists`, `load`, `memory`, `micro`, `redis`) to run only that. For a profiler: `serve KIND tcp://… unix://…` runs one of the servers,
+//! (`lists`, `load`, `memory`, `micro`, `redis`, `reload`) to run only that. For a profiler: `serve KIND tcp://… unix://…` runs one of the servers,
 //! `scene FOLDER` writes what the real one is configured with, and `drive ENDPOINT BODY_BYTES COUNT` sends to a server
 //! that runs already.
 
@@ -30,6 +30,8 @@ mod micro;
 mod process;
 #[path = "check/redis.rs"]
 mod redis_part;
+#[path = "check/reload.rs"]
+mod reload;
 #[path = "check/report.rs"]
 mod report;
 #[path = "check/requests.rs"]
@@ -54,11 +56,11 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     let wanted = |part| arguments.is_empty() || arguments.contains(&part);
     if let Some(unknown) =
-        arguments.iter().find(|argument| !["lists", "load", "memory", "micro", "redis"].contains(*argument))
+        arguments.iter().find(|argument| !["lists", "load", "memory", "micro", "redis", "reload"].contains(*argument))
     {
         writeln!(
             std::io::stderr(),
-            "unknown part `{unknown}`; there are `lists`, `load`, `memory`, `micro` and `redis`"
+            "unknown part `{unknown}`; there are `lists`, `load`, `memory`, `micro`, `redis` and `reload`"
         )?;
         return Ok(ExitCode::from(64));
     }
@@ -70,6 +72,9 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     if wanted("memory") {
         memory::run(&mut out)?;
+    }
+    if wanted("reload") {
+        reload::run(&mut out).context("the reload part failed")?;
     }
     // Needs a redis-server, so it runs only where it is asked for.
     if arguments.contains(&"redis") {

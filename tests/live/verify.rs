@@ -46,6 +46,8 @@ fn a_deployment_is_compared_with_the_working_tree() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("\n  missing  policies/new.json here sha256:"), "{said}");
     assert!(said.contains("\n  changed  policies/p.yaml live sha256:"), "{said}");
+    let (_, shown) = verify(&root, &["--live", &format!("http://{other}")]);
+    assert_fits_the_page(&shown);
     let (code, said) = verify(&root, &["--live", &url, "--live", &other, "--json"]);
     let json: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((code, json.get("same")), (Some(1), Some(&Value::Bool(false))));
@@ -59,6 +61,20 @@ fn a_deployment_is_compared_with_the_working_tree() {
     let (code, said) = verify(&root, &["--live", &url]);
     assert!(code == Some(1) && said.contains("\n  extra    policies/new.json live sha256:"), "{said}");
     assert!(said.contains("\n  refused  policies/p.yaml:1"), "{said}");
+}
+
+/// The sample of the page is what the command says; `…` stands for what differs from run to run.
+fn assert_fits_the_page(said: &str) {
+    let page = include_str!("../../deploy/POLICY_DELIVERY.md");
+    let (_, sample) = page.split_once("```text verify\n").unwrap();
+    let (sample, _) = sample.split_once("```").unwrap();
+    assert_eq!(said.lines().count(), sample.lines().count(), "{said}");
+    for (line, pattern) in said.lines().zip(sample.lines()) {
+        let mut rest = line;
+        for part in pattern.split('…') {
+            rest = rest.split_once(part).unwrap_or_else(|| panic!("`{line}` is not `{pattern}`")).1;
+        }
+    }
 }
 
 #[test]

@@ -510,3 +510,26 @@ async fn a_refusal_carries_what_an_access_log_needs() {
         assert!(metadata.contains(part), "{part} in {metadata}");
     }
 }
+
+#[tokio::test]
+async fn every_denial_names_the_policy_as_it_was_read_once_the_caller_is_known() {
+    let rig = rig(SETTINGS);
+    let expected = rig.adapter.state.snapshot().policy("p").unwrap().digest().as_str().to_owned();
+    let call = |id: &'static str, body: String| HttpRequest { id: Bytes::from_static(id.as_bytes()), ..request(&body) };
+    assert_eq!(rig.says(asked(call("1", CALL.to_owned()), &[("server", "one")])).await, "allow");
+    let read = r#"{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"a:b"}}"#.to_owned();
+    let denials = [
+        ("quota_exhausted", call("2", CALL.to_owned()), Some(&expected)),
+        ("default_deny", call("3", CALL.replace("once", "other")), Some(&expected)),
+        ("method_denied", call("4", read), Some(&expected)),
+        ("header_mismatch", with(request(CALL), "mcp-method", "tools/list"), Some(&expected)),
+        ("token_missing", without(request(CALL), "authorization"), None),
+    ];
+    for (reason, http, digest) in denials {
+        let response = rig.check_from(asked(http, &[("server", "one")]), Instant::now(), None).await;
+        let Some(HttpResponse::Denied(denied)) = &response.http_response else { panic!("{response:?}") };
+        let found = denied.body.split_once("\"policy_digest\":\"").and_then(|(_, rest)| rest.split_once('"'));
+        assert!(denied.body.contains(reason) || digest.is_none(), "{reason}: {}", denied.body);
+        assert_eq!(found.map(|(found, _)| found), digest.map(String::as_str), "{reason}: {}", denied.body);
+    }
+}

@@ -32,15 +32,26 @@ impl Server {
 
     /// Starts `mcp-authz serve` with everything switched on: grants, policy, limits, audit records and metrics.
     pub(crate) fn start_real(folder: &Path) -> anyhow::Result<Self> {
-        let config = crate::scene::write(folder, crate::scene::Crowd::NONE)?;
+        crate::scene::write(folder, crate::scene::Crowd::NONE)?;
+        Self::start_on(folder)
+    }
+
+    /// Starts `mcp-authz serve` on what is in the folder already.
+    pub(crate) fn start_on(folder: &Path) -> anyhow::Result<Self> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-authz"));
-        command.arg("serve").arg("--config").arg(config).stdin(Stdio::null()).stderr(Stdio::piped());
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(folder.join("config.yaml"))
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot start mcp-authz")?;
         let mut log = BufReader::new(child.stderr.take().context("the log is piped")?);
         let mut seen = String::new();
         let endpoints = read_endpoints(&mut log, &mut seen);
         // Whoever stops reading would stop the writer one day.
-        std::thread::spawn(move || drop(std::io::copy(&mut log, &mut std::io::sink())));
+        let mut copy = fs::File::create(folder.join("log"))?;
+        std::thread::spawn(move || drop(std::io::copy(&mut log, &mut copy)));
         Self::listening(child, endpoints).with_context(|| format!("mcp-authz said: {seen}"))
     }
 
@@ -50,6 +61,18 @@ impl Server {
         server.endpoints = endpoints?;
         ensure!(server.endpoints.len() == 2, "a server ended before it listened");
         Ok(server)
+    }
+
+    /// Has it read its files again.
+    pub(crate) fn hangup(&self) -> anyhow::Result<()> {
+        let status = Command::new("kill").args(["-HUP", &self.child.id().to_string()]).status()?;
+        ensure!(status.success(), "the server is gone");
+        Ok(())
+    }
+
+    /// How many reloads it says to have taken.
+    pub(crate) fn reloads(&self, folder: &Path) -> anyhow::Result<usize> {
+        Ok(fs::read_to_string(folder.join("log"))?.matches("Configuration reloaded.").count())
     }
 
     /// CPU time of all its threads so far, user and system. Threads that ended are not counted; ours do not end.
