@@ -178,6 +178,10 @@ checks! {
         "mcp-authz is asked over HTTP/2",
         "every call is refused",
         "typed_extension_protocol_options with explicit_http_config: {http2_protocol_options: {}}";
+    CLUSTER_AUTHORITY: "cluster-authority",
+        "mcp-authz is asked by a name that a host can have",
+        "every call is refused, or every response that is looked at, because the name of a cluster is no host",
+        "authority: mcp-authz.mcp-system.svc.cluster.local beside cluster_name in envoy_grpc";
     CLUSTER_TRANSPORT: "cluster-transport",
         "Envoy reaches mcp-authz by a Unix socket, loopback or mutual TLS",
         "who is in between reads the credentials of servers, and decides",

@@ -17,7 +17,9 @@ pub(super) fn examine(gates: &[Gate<'_>], setup: &Setup<'_>, expect: &Expect, fi
         for typed in gate.filters.iter().filter_map(|filter| filter.typed.as_ref()) {
             let asks = typed.is(super::gates::AUTHZ) || typed.is("ext_proc.v3.ExternalProcessor");
             let grpc = typed.config.at(&["grpc_service", "envoy_grpc"]).filter(|_| asks);
-            let Some(name) = grpc.and_then(|grpc| grpc.text("cluster_name")) else { continue };
+            let Some(grpc) = grpc else { continue };
+            let Some(name) = grpc.text("cluster_name") else { continue };
+            authority(&grpc, name, findings);
             if let Some(cluster) = setup.cluster(name).filter(|_| !names.contains(&name)) {
                 one(cluster, setup, findings);
             }
@@ -29,6 +31,13 @@ pub(super) fn examine(gates: &[Gate<'_>], setup: &Setup<'_>, expect: &Expect, fi
             names.push(name);
         }
     }
+}
+
+/// Envoy puts the name of the cluster where no other is given.
+fn authority(grpc: &Tree<'_>, cluster: &str, findings: &mut Findings) {
+    let name = grpc.text("authority").unwrap_or(cluster);
+    let is_host = http::uri::Authority::try_from(name).is_ok();
+    findings.judge(checks::CLUSTER_AUTHORITY, is_host, grpc, format!("`{name}` is no name of a host"));
 }
 
 fn one(cluster: &Tree<'_>, setup: &Setup<'_>, findings: &mut Findings) {

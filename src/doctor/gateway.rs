@@ -150,7 +150,7 @@ fn authz(name: &str, auth: &Tree<'_>) -> (Value, Value) {
         set(
             &mut config,
             "grpc_service",
-            json!({"envoy_grpc": {"cluster_name": format!("authz/{name}")}, "timeout": timeout}),
+            json!({"envoy_grpc": {"cluster_name": format!("authz/{name}"), "authority": "mcp-authz"}, "timeout": timeout}),
         );
     }
     copy(auth, "fail_open", &mut config, "failure_mode_allow");
@@ -179,7 +179,7 @@ fn processor(name: &str, external: &Tree<'_>) -> Value {
     let request_body = if asks.as_ref().is_some_and(|request| request.has("body")) { "BUFFERED" } else { "NONE" };
     let mut config = json!({
         "@type": format!("{TYPES}.filters.http.ext_proc.v3.ExternalProcessor"),
-        "grpc_service": {"envoy_grpc": {"cluster_name": format!("responses/{name}")}},
+        "grpc_service": {"envoy_grpc": {"cluster_name": format!("responses/{name}"), "authority": "mcp-authz"}},
         "processing_mode": {
             "request_header_mode": if asks.is_some() { "SEND" } else { "SKIP" },
             "request_body_mode": request_body,

@@ -141,7 +141,7 @@ fn authz(provider: &Tree<'_>) -> Value {
         &mut config,
         "grpc_service",
         json!({
-            "envoy_grpc": {"cluster_name": cluster_name(&grpc)},
+            "envoy_grpc": {"cluster_name": cluster_name(&grpc), "authority": "mcp-authz"},
             "timeout": grpc.text("timeout").unwrap_or("600s"),
         }),
     );

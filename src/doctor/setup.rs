@@ -124,7 +124,8 @@ impl<'a> Setup<'a> {
                 self.extensions
                     .extend(part.items("ecds_filters").iter().filter_map(|filter| filter.get("ecds_filter")));
             }
-            "SecretsConfigDump" => {}
+            // Who uses them is noted with the listener.
+            "ScopedRoutesConfigDump" | "SecretsConfigDump" => {}
             _ => self.gaps.push((part.clone(), "this part of the dump is not known")),
         }
     }

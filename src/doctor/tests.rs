@@ -200,6 +200,10 @@ const BROKEN: &[(&str, Damage)] = &[
         processor(v)["grpc_service"]["envoy_grpc"]["cluster_name"] = json!("mcp_authz");
     }),
     ("cluster-http2", |v| remove(cluster(v, "mcp_authz"), "typed_extension_protocol_options")),
+    ("cluster-authority", |v| {
+        cluster(v, "mcp_authz")["name"] = json!("a|b");
+        authz(v)["grpc_service"]["envoy_grpc"]["cluster_name"] = json!("a|b");
+    }),
     ("cluster-transport", |v| remote(v, &json!(null))),
     ("cluster-transport", |v| {
         remote(v, &json!({"validation_context": {"trusted_ca": {}, "match_typed_subject_alt_names": [{}]}}))

@@ -34,6 +34,8 @@ mod pins;
 #[cfg(test)]
 mod processor;
 #[cfg(test)]
+mod recipes;
+#[cfg(test)]
 mod response;
 #[cfg(test)]
 mod response_facts;

@@ -42,10 +42,13 @@ fn istio() -> String {
 #[test]
 fn the_filter_for_istio_is_the_shipped_one_and_envoy_takes_it() {
     let (before, shipped, after) = shipped();
-    let cluster = "\"outbound|9191||mcp-authz.mcp-system.svc.cluster.local\"";
     let filter = istio();
-    assert_eq!(filter.matches(cluster).count(), 1);
-    let filter = filter.replace(cluster, "mcp_authz_responses");
+    let (head, rest) = filter.split_once("grpc_service:\n").unwrap();
+    let (service, tail) = rest.split_once("                  message_timeout").unwrap();
+    assert!(service.contains("cluster_name: \"outbound|9191||mcp-authz.mcp-system.svc.cluster.local\"\n"), "{service}");
+    assert!(service.contains("authority: mcp-authz.mcp-system.svc.cluster.local\n"), "{service}");
+    let own = "grpc_service: {envoy_grpc: {cluster_name: mcp_authz_responses}}\n                  message_timeout";
+    let filter = code(&format!("{head}{own}{tail}"));
     assert_eq!(filter, shipped);
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("envoy.yaml");

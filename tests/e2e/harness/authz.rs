@@ -142,6 +142,11 @@ impl Authz {
         start_process(&self.dir)
     }
 
+    /// The folder with its settings.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.dir
+    }
+
     /// The path of the Unix socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir.join("authz.sock")

@@ -20,6 +20,10 @@ pub(crate) enum Authorizer {
 /// What differs between the tables.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
+    /// Which Envoy, as `tests/tools/install.sh` names it.
+    pub(crate) tool: &'static str,
+    /// Which of the shipped configurations.
+    pub(crate) file: &'static str,
     /// Whom to ask.
     pub(crate) authorizer: Authorizer,
     /// Where allowed requests go.
@@ -50,6 +54,8 @@ impl Settings {
     /// As shipped, towards addresses of nobody.
     pub(crate) fn shipped() -> Self {
         Self {
+            tool: "envoy",
+            file: "deploy/envoy.yaml",
             authorizer: Authorizer::Tcp(super::free_address()),
             upstream: super::free_address(),
             body_bytes_max: 1_048_576,
@@ -79,18 +85,17 @@ pub(crate) struct Envoy {
 impl Envoy {
     /// Starts it and waits until it serves.
     pub(crate) async fn start(dir: &Path, settings: &Settings) -> Self {
+        Self::launch(dir, settings.tool, &render(settings), settings.workers).await
+    }
+
+    /// Starts one with any configuration of one listener.
+    pub(crate) async fn launch(dir: &Path, name: &str, text: &str, workers: usize) -> Self {
         let config = dir.join("envoy.yaml");
         let admin_file = dir.join("envoy.admin");
-        std::fs::write(&config, render(settings)).expect("the temporary folder is writable");
-        let mut command = tokio::process::Command::new(tool("envoy", "bin/envoy"));
+        std::fs::write(&config, text).expect("the temporary folder is writable");
+        let mut command = tokio::process::Command::new(tool(name, &format!("bin/{name}")));
         command.arg("-c").arg(&config).arg("--admin-address-path").arg(&admin_file);
-        command.args([
-            "--disable-hot-restart",
-            "--log-level",
-            "warning",
-            "--concurrency",
-            &settings.workers.to_string(),
-        ]);
+        command.args(["--disable-hot-restart", "--log-level", "warning", "--concurrency", &workers.to_string()]);
         let mut process = Process::start("envoy", dir, command);
         let admin: SocketAddr = until("Envoy names its admin address", async || {
             process.assert_running();
@@ -125,7 +130,7 @@ fn socket(address: SocketAddr) -> String {
 
 /// The shipped configuration with other ports, more routes and whatever the table asks for.
 fn render(settings: &Settings) -> String {
-    let path = root().join("deploy/envoy.yaml");
+    let path = root().join(settings.file);
     let shipped = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     // Comments quote the values that are replaced below.
     let code = |line: &&str| !line.trim_start().starts_with('#');
@@ -138,7 +143,8 @@ fn render(settings: &Settings) -> String {
     let route = format!("                  timeout: {}\n{retry}", settings.route_timeout);
     let body_bytes_max = format!("max_request_bytes: {}", settings.body_bytes_max);
     let bytes = "max_request_bytes: 1048576";
-    text = replaced(&text, 2, bytes, &body_bytes_max);
+    let has_filter = text.contains("envoy.filters.http.body_size_limit");
+    text = replaced(&text, 1 + usize::from(has_filter), bytes, &body_bytes_max);
     text = replaced(&text, 2, "{pipe: {path: /run/mcp-authz/authz.sock}}", &authorizer);
     for (from, to) in [
         ("port_value: 9901", "port_value: 0"),
@@ -167,7 +173,7 @@ fn render(settings: &Settings) -> String {
         let early = format!("{}          access_log:\n", EARLY_MUTATION.replace("@VALUE@", value));
         text = replaced(&text, 1, "          access_log:\n", &early);
     }
-    if settings.body_size_limit { text } else { without_size_filter(&text) }
+    if settings.body_size_limit || !has_filter { text } else { without_size_filter(&text) }
 }
 
 /// Replaces, and holds the shipped file to what the tests know of it.

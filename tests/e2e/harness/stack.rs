@@ -12,6 +12,10 @@ use super::upstream::Upstream;
 /// What differs between the tables; the default is what the shipped configuration does.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
+    /// Which Envoy, as `tests/tools/install.sh` names it.
+    pub(crate) tool: &'static str,
+    /// Which of the shipped configurations of Envoy.
+    pub(crate) file: &'static str,
     /// The authorizer's part.
     pub(crate) authz: authz::Settings,
     /// Bytes of a body.
@@ -41,6 +45,8 @@ pub(crate) struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            tool: "envoy",
+            file: "deploy/envoy.yaml",
             authz: authz::Settings::default(),
             body_bytes_max: 1_048_576,
             body_size_limit: true,
@@ -76,6 +82,8 @@ impl Stack {
         let upstream = Upstream::start().await;
         let authz = Authz::start(dir.path(), &options.authz).await;
         let settings = envoy::Settings {
+            tool: options.tool,
+            file: options.file,
             authorizer: authz.listener.clone(),
             upstream: options.upstream.unwrap_or(upstream.address),
             body_bytes_max: options.body_bytes_max,

@@ -47,6 +47,8 @@ pub(crate) enum Mode {
     Broken = 1,
     /// Like an MCP server, with results in an event stream.
     Sse = 2,
+    /// Like an MCP server that has tools.
+    Tools = 3,
 }
 
 #[derive(Debug, Default)]
@@ -137,6 +139,10 @@ fn reply(hit: &Hit, mode: u8) -> Response {
             "resultType": "complete",
             "content": [{"type": "text", "text": format!("ran {}", hit.tool().unwrap_or_default())}],
         }),
+        "tools/list" if mode == Mode::Tools as u8 => {
+            let tool = |name: &str| json!({"name": name, "inputSchema": {"type": "object"}});
+            json!({"tools": [tool("tool"), tool("secret_tool")]})
+        }
         "tools/list" => json!({"resultType": "complete", "tools": [], "ttlMs": 0, "cacheScope": "private"}),
         _ => json!({"resultType": "complete"}),
     };
