@@ -7,7 +7,7 @@
 //! and with the same allocator as ours, which decodes every request and always answers OK.
 //!
 //! A harness of our own, because the usual ones measure functions in this process by wall-clock time. Arguments: a part
-//! (`lists`, `load`, `memory`, `micro`, `redis`, `reload`) to run only that. For a profiler: `serve KIND tcp://… unix://…` runs one of the servers,
+//! (`lists`, `load`, `memory`, `micro`, `redis`, `reload`, `telemetry`) to run only that. For a profiler: `serve KIND tcp://… unix://…` runs one of the servers,
 //! `scene FOLDER` writes what the real one is configured with, and `drive ENDPOINT BODY_BYTES COUNT` sends to a server
 //! that runs already.
 
@@ -40,6 +40,8 @@ mod requests;
 mod scene;
 #[path = "check/servers.rs"]
 mod servers;
+#[path = "check/telemetry.rs"]
+mod telemetry;
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -55,13 +57,9 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let mut out = std::io::stdout().lock();
     let wanted = |part| arguments.is_empty() || arguments.contains(&part);
-    if let Some(unknown) =
-        arguments.iter().find(|argument| !["lists", "load", "memory", "micro", "redis", "reload"].contains(*argument))
-    {
-        writeln!(
-            std::io::stderr(),
-            "unknown part `{unknown}`; there are `lists`, `load`, `memory`, `micro`, `redis` and `reload`"
-        )?;
+    const PARTS: [&str; 7] = ["lists", "load", "memory", "micro", "redis", "reload", "telemetry"];
+    if let Some(unknown) = arguments.iter().find(|argument| !PARTS.contains(*argument)) {
+        writeln!(std::io::stderr(), "unknown part `{unknown}`; there are {}", PARTS.join(", "))?;
         return Ok(ExitCode::from(64));
     }
     if wanted("micro") {
@@ -79,6 +77,9 @@ fn main() -> anyhow::Result<ExitCode> {
     // Needs a redis-server, so it runs only where it is asked for.
     if arguments.contains(&"redis") {
         redis_part::run(&mut out).context("the redis part failed")?;
+    }
+    if wanted("telemetry") {
+        telemetry::run(&mut out).context("the telemetry part failed")?;
     }
     if wanted("load") {
         report::run(&mut out).context("the load part failed")?;

@@ -16,9 +16,13 @@ use tokio::time::Instant;
 /// Envoy opens one connection for each of its workers.
 const CONNECTIONS: usize = 2;
 
+/// A call is in a trace that Envoy records, one of so many; 0 for none, and then Envoy traces nothing.
+pub(crate) type SampledOf = usize;
+
 /// Open connections to one server.
 pub(crate) struct Load {
     senders: Vec<SendRequest<Bytes>>,
+    sampled_of: SampledOf,
     /// Ends the connections with this value.
     _connections: JoinSet<()>,
 }
@@ -36,20 +40,26 @@ impl Load {
                 Endpoint::Unix(path) => open(UnixStream::connect(path).await?, &mut connections).await?,
             });
         }
-        Ok(Self { senders, _connections: connections })
+        Ok(Self { senders, sampled_of: 0, _connections: connections })
+    }
+
+    /// As an Envoy that traces, and records one call of so many.
+    pub(crate) fn traced(self, sampled_of: SampledOf) -> Self {
+        Self { sampled_of, ..self }
     }
 
     /// Sends `count` Checks with `in_flight` of them open at any time, and returns how long each took, sorted.
     pub(crate) async fn run(&self, message: &Bytes, count: usize, in_flight: usize) -> anyhow::Result<Vec<Duration>> {
         let left = Arc::new(AtomicUsize::new(count));
-        let mut tasks = JoinSet::new();
+        let (mut tasks, sampled_of) = (JoinSet::new(), self.sampled_of);
         for (number, sender) in (0..in_flight).zip(self.senders.iter().cycle()) {
             let (left, sender, message) = (Arc::clone(&left), sender.clone(), message.clone());
             tasks.spawn(async move {
                 let mut times = Vec::with_capacity(count / in_flight * 2);
-                while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+                let next = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+                while let Ok(this) = next() {
                     let begun = Instant::now();
-                    let answer = call(sender.clone(), message.clone()).await?;
+                    let answer = call(sender.clone(), message.clone(), traceparent(this, sampled_of)).await?;
                     times.push(begun.elapsed());
                     if number == 0 {
                         ensure!(is_ok(&answer), "the answer is not OK");
@@ -93,8 +103,14 @@ pub(crate) fn frame(message: &[u8]) -> anyhow::Result<Bytes> {
     Ok([&[0][..], &length.to_be_bytes(), message].concat().into())
 }
 
-async fn call(mut sender: SendRequest<Bytes>, message: Bytes) -> anyhow::Result<Bytes> {
-    let request = http::Request::post("http://authz/envoy.service.auth.v3.Authorization/Check")
+/// What Envoy puts into the metadata of the call with this number.
+fn traceparent(number: usize, sampled_of: SampledOf) -> Option<String> {
+    let sampled = number.checked_rem(sampled_of)? == 0;
+    Some(format!("00-{:032x}-{:016x}-0{}", number + 1, number + 1, u8::from(sampled)))
+}
+
+async fn call(mut sender: SendRequest<Bytes>, message: Bytes, traceparent: Option<String>) -> anyhow::Result<Bytes> {
+    let mut request = http::Request::post("http://authz/envoy.service.auth.v3.Authorization/Check")
         .header("te", "trailers")
         .header("content-type", "application/grpc")
         .header("grpc-timeout", "10000m")
@@ -102,6 +118,9 @@ async fn call(mut sender: SendRequest<Bytes>, message: Bytes) -> anyhow::Result<
         .header("x-forwarded-for", "10.1.2.3")
         .header("x-envoy-expected-rq-timeout-ms", "10000")
         .body(())?;
+    if let Some(traceparent) = traceparent {
+        request.headers_mut().insert("traceparent", traceparent.parse()?);
+    }
     std::future::poll_fn(|cx| sender.poll_ready(cx)).await?;
     let (response, mut stream) = sender.send_request(request, false)?;
     stream.send_data(message, true)?;

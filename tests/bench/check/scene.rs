@@ -76,6 +76,12 @@ pub(crate) fn policy(rules: usize) -> String {
 
 /// Writes everything that `mcp-authz serve` reads; audit records go to a file, as JSON lines.
 pub(crate) fn write(folder: &Path, crowd: Crowd) -> anyhow::Result<PathBuf> {
+    let audit = format!("audit: {{sink: \"{}/audit.jsonl\"}}\n", folder.display());
+    write_with(folder, crowd, &audit)
+}
+
+/// The same with these further sections of settings.
+pub(crate) fn write_with(folder: &Path, crowd: Crowd, sections: &str) -> anyhow::Result<PathBuf> {
     for part in ["policies", "grants", "credentials"] {
         fs::create_dir_all(folder.join(part))?;
     }
@@ -103,9 +109,10 @@ pub(crate) fn write(folder: &Path, crowd: Crowd) -> anyhow::Result<PathBuf> {
             concat!(
                 "listen:\n  grpc: [\"tcp://127.0.0.1:0\", \"unix://{0}/real.sock\"]\n  admin: \"127.0.0.1:0\"\n",
                 "ledger: {{embedded: {{folder: none}}}}\n",
-                "audit: {{sink: \"{0}/audit.jsonl\"}}\nlog: {{level: info, format: json}}\n"
+                "log: {{level: info, format: json}}\n{1}"
             ),
-            folder.display()
+            folder.display(),
+            sections
         ),
     )?;
     Ok(config)

@@ -23,6 +23,9 @@ pub(crate) const NULL_DEFAULT: &str = "null-default";
 /// Our server with a handler that always answers OK: the plumbing alone.
 pub(crate) const PLUMBING: &str = "plumbing";
 
+/// A collector of telemetry that reads everything and keeps nothing.
+pub(crate) const COLLECTOR: &str = "collector";
+
 /// Runs a server until the input ends, with its endpoints written to the output.
 pub(crate) fn run(kind: &str, endpoints: &[&str]) -> anyhow::Result<()> {
     let endpoints = endpoints.iter().map(|text| Ok(text.parse()?)).collect::<anyhow::Result<Vec<Endpoint>>>()?;
@@ -33,6 +36,7 @@ pub(crate) fn run(kind: &str, endpoints: &[&str]) -> anyhow::Result<()> {
     match kind {
         NULL => null_per_core(&endpoints),
         NULL_DEFAULT => Builder::new_multi_thread().enable_all().build()?.block_on(null_default(&endpoints)),
+        COLLECTOR => Builder::new_current_thread().enable_all().build()?.block_on(collector(&endpoints)),
         PLUMBING => Builder::new_current_thread().enable_all().build()?.block_on(plumbing(&endpoints)),
         _ => bail!("unknown server `{kind}`"),
     }
@@ -142,4 +146,40 @@ where
         .max_concurrent_streams(8192)
         .add_service(service)
         .serve_with_incoming(incoming)
+}
+
+/// Takes every export over gRPC.
+async fn collector(endpoints: &[Endpoint]) -> anyhow::Result<()> {
+    let Some(Endpoint::Tcp(address)) = endpoints.first() else { bail!("the collector listens on TCP") };
+    let listener = TcpListener::bind(address).await?;
+    let bound = Endpoint::Tcp(listener.local_addr()?);
+    announce(&[bound.clone(), bound])?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        tokio::spawn(async move {
+            let mut connection = h2::server::handshake(stream).await?;
+            while let Some(export) = connection.accept().await {
+                let (request, respond) = export?;
+                tokio::spawn(take_export(request, respond));
+            }
+            anyhow::Ok(())
+        });
+    }
+}
+
+async fn take_export(
+    request: http::Request<h2::RecvStream>,
+    mut respond: h2::server::SendResponse<bytes::Bytes>,
+) -> anyhow::Result<()> {
+    let mut body = request.into_body();
+    while let Some(data) = body.data().await {
+        body.flow_control().release_capacity(data?.len())?;
+    }
+    let head = http::Response::builder().header("content-type", "application/grpc").body(())?;
+    let mut out = respond.send_response(head, false)?;
+    // A message of no bytes.
+    out.send_data(bytes::Bytes::from_static(&[0; 5]), false)?;
+    let trailers = [(http::HeaderName::from_static("grpc-status"), http::HeaderValue::from_static("0"))];
+    out.send_trailers(trailers.into_iter().collect())?;
+    Ok(())
 }
