@@ -143,7 +143,7 @@ fn every_alert_is_tested_to_fire_and_not_to_fire() {
         for case in test["alert_rule_test"].as_array().unwrap() {
             let name = case["alertname"].as_str().unwrap().to_owned();
             let expected = case["exp_alerts"].as_array().map_or(0, Vec::len);
-            assert!(if expected == 0 { &mut is_quiet } else { &mut fires }.insert(name) || expected == 0);
+            if expected == 0 { &mut is_quiet } else { &mut fires }.insert(name);
         }
     }
     let names = alerts().iter().map(|alert| alert["alert"].as_str().unwrap().to_owned()).collect::<BTreeSet<_>>();
