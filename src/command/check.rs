@@ -15,7 +15,7 @@ use mcp_authz_core::{
 use crate::{
     admin::token,
     command::{FAILED, USAGE},
-    config::{Config, Paths},
+    config::{Config, Paths, WebhookConfig},
     files::{self, DOCUMENT_BYTES_MAX, Folder},
     snapshot::load::{Inventory, Loader, is_case_file},
 };
@@ -24,6 +24,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "What a path is, is told by its content:
   a settings file (`listen`), or a folder with a config.yaml: everything that it names, with all references
+  settings of the admission webhook alone (`webhook`, no `listen`)
   a policy, a servers file, a grants file, or a folder of such documents: these by themselves
 
 Examples:
@@ -128,6 +129,7 @@ fn check_path(path: &Path) -> Result<Checked, Defect> {
     let folder = path.parent().unwrap_or(Path::new(""));
     Ok(match Kind::of(&name, folder, &bytes, format) {
         Kind::Config => check_config(path),
+        Kind::Webhook => check_webhook(path),
         Kind::Grants => {
             let mut loader = Loader::default();
             let grants = loader.grant_file(path);
@@ -157,6 +159,7 @@ enum Kind {
     Grants,
     Policy,
     Servers,
+    Webhook,
 }
 
 impl Kind {
@@ -167,6 +170,9 @@ impl Kind {
         if let Some(root) = report.root() {
             if has(&root, &["listen", "paths", "danger_plaintext_tcp"]) {
                 return Kind::Config;
+            }
+            if has(&root, &["webhook"]) {
+                return Kind::Webhook;
             }
             if has(&root, &["tools", "default", "hide", "all_tools", "version"]) {
                 return Kind::Policy;
@@ -213,6 +219,15 @@ fn check_config(path: &Path) -> Checked {
     }
 }
 
+/// Settings of a process that is nothing but the admission webhook.
+fn check_webhook(path: &Path) -> Checked {
+    let (defects, warnings) = match WebhookConfig::load(path) {
+        Ok(config) => (Vec::new(), config.warnings),
+        Err(defects) => (defects, Vec::new()),
+    };
+    Checked { kind: "settings of a webhook", inventory: Inventory::default(), defects, warnings }
+}
+
 fn check_token(file: &Path, defects: &mut Vec<Defect>, warnings: &mut Vec<Defect>) {
     let name = file.display().to_string();
     if let Err(error) = token::read(file) {
@@ -234,7 +249,7 @@ fn check_folder(path: &Path) -> Result<Checked, Defect> {
     let folder = Folder::list(path).map_err(|error| Defect::of_file(&display, error.to_string()))?;
     for name in ["config.yaml", "config.yml", "config.json"] {
         if folder.documents().iter().any(|document| document == name) {
-            return Ok(check_config(&path.join(name)));
+            return check_path(&path.join(name));
         }
     }
     if path.join("servers.yaml").is_file() && path.join("policies").is_dir() {

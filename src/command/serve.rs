@@ -410,12 +410,15 @@ impl Reloader {
             self.reload_tls();
             self.reload_admin_token();
             let (state, file, now_ms) = (Arc::clone(&self.state), self.file.clone(), self.clock.now_ms());
+            let metrics = self.metrics.clone();
             // Settings first: a defect in them keeps everything as it is. Reading may take a while with many files; Checks go
-            // on meanwhile on their own threads.
+            // on meanwhile on their own threads, and connections of the quota store on this one.
             let loaded = tokio::task::spawn_blocking(move || {
-                Config::load(&file)
-                    .map_err(|defects| state.refuse(defects))
-                    .and_then(|config| Ok((config, state.reload(now_ms)?)))
+                let config = Config::load(&file).map_err(|defects| state.refuse(defects))?;
+                let reloaded = state.reload(now_ms)?;
+                metrics.set_servers(state.snapshot().server_names());
+                show_documents(&metrics, &state.snapshot(), config.limits);
+                Ok((config, reloaded))
             });
             match loaded.await {
                 Ok(outcome) => self.report(outcome, now_ms),
@@ -487,15 +490,12 @@ impl Reloader {
                 }
             }
             Ok((config, Reloaded { changed, from, to, warnings })) => {
-                warn_of(&config.warnings);
-                warn_of(&warnings);
+                self.refusals.warn(&[config.warnings.as_slice(), warnings.as_slice()].concat());
                 if let Some(events) = self.events.as_ref().filter(|_| changed || self.refusals.are_open()) {
                     events.tell(Happened::Reloaded { from: Arc::clone(&from), to: Arc::clone(&to) });
                 }
                 self.refusals.mended();
                 self.take_settings(&config);
-                self.metrics.set_servers(self.state.snapshot().server_names());
-                show_documents(&self.metrics, &self.state.snapshot(), config.limits);
                 self.metrics.config_taken(now_ms);
                 tracing::info!(%from, %to, changed, "Configuration reloaded.");
             }

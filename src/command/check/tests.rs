@@ -160,3 +160,15 @@ fn the_admin_token_is_checked_with_the_settings() {
     assert_eq!(code, ExitCode::SUCCESS);
     assert!(out.starts_with("warning: @/token: can be read by others than its owner"), "{out}");
 }
+
+#[test]
+fn settings_of_a_webhook_need_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder, "config.yaml", "webhook: {listen: '0.0.0.0:9443', certificate: tls.crt, key: tls.key}\n");
+    let (code, out, _) = check_in(&folder, &["config.yaml"]);
+    assert_eq!(code, ExitCode::SUCCESS);
+    assert!(out.starts_with("checked @/config.yaml: settings of a webhook; 0 defects"), "{out}");
+    write(&folder, "config.yaml", "webhook: {listen: '0.0.0.0:9443', certificate: tls.crt}\n");
+    let (code, out, _) = check_in(&folder, &[""]);
+    assert!(code == ExitCode::from(FAILED) && out.contains("/webhook: missing key `key`"), "{out}");
+}

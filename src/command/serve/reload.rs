@@ -112,6 +112,8 @@ pub(super) fn events(config: &Config, clock: &Arc<dyn Clock>, metrics: &Metrics)
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     last: Vec<Defect>,
+    /// Warnings of the last reload.
+    warnings: Vec<Defect>,
     /// When the lines began to be counted, and how many there were.
     lines: Option<(Instant, usize)>,
 }
@@ -130,6 +132,13 @@ impl Refusals {
             not_shown,
             "Configuration not reloaded: the last good one goes on serving. The admin page /config has every defect."
         );
+    }
+
+    /// Logs what is legal and probably not meant, unless it was found the last time as well.
+    pub(super) fn warn(&mut self, warnings: &[Defect]) {
+        let room = if self.warnings == warnings { 0 } else { self.room(warnings.len(), Instant::now()) };
+        super::warn_of(warnings.get(..room).unwrap_or(warnings));
+        self.warnings = warnings.to_vec();
     }
 
     /// Whether the last reload was refused.
