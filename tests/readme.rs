@@ -8,6 +8,8 @@
 
 #[path = "readme/guide.rs"]
 mod guide;
+#[path = "readme/mesh.rs"]
+mod mesh;
 #[path = "readme/operators.rs"]
 mod operators;
 #[path = "readme/pins.rs"]
