@@ -1,6 +1,6 @@
 # The targets a person needs; `make test` is what CI runs.
 
-.PHONY: test demo bench bench-redis bench-limitador fuzz deny clean-tools
+.PHONY: recipes test demo bench bench-redis bench-limitador fuzz deny clean-tools
 
 test:
 	tests/run.sh
@@ -23,6 +23,11 @@ bench-redis:
 # and half an hour.
 bench-limitador:
 	cd tests/bench/limitador && cargo run --release
+
+# What Istio and Envoy Gateway make of the recipes in deploy/; CHECK=1 only compares. Needs Go, and a quarter of an hour the first time.
+recipes:
+	tests/tools/install.sh egctl istio-translate
+	tests/recipes/translate.sh $(if $(CHECK),--check)
 
 deny:
 	tests/tools/install.sh deny

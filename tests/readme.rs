@@ -10,6 +10,8 @@
 mod delivery;
 #[path = "readme/guide.rs"]
 mod guide;
+#[path = "readme/mesh.rs"]
+mod mesh;
 #[path = "readme/operators.rs"]
 mod operators;
 #[path = "readme/pins.rs"]

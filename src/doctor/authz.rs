@@ -48,7 +48,8 @@ fn on_route(gate: &Gate<'_>, route: &Route<'_>, setup: &Setup<'_>, expect: &Expe
                 always(gate, filter, &typed.config, findings);
                 asks(&typed.config, setup, expect, findings);
                 per_route(&word, &typed.config, setup, expect, findings);
-                limit_filter(gate, filter, &typed.config, setup, expect, findings);
+                let bytes = size_limit(gate, route, filter);
+                limit_filter(gate, bytes, &typed.config, setup, expect, findings);
             }
         }
     }
@@ -112,6 +113,19 @@ fn asks(config: &Tree<'_>, setup: &Setup<'_>, expect: &Expect, findings: &mut Fi
         findings.judge(check, config.flag(name) == Flag::Yes, config, what);
     };
     yes(checks::HEADERS_RAW, "encode_raw_headers", findings);
+    for at in ["allowed_headers", "disallowed_headers"].iter().filter_map(|key| config.get(key)) {
+        findings.broken(checks::HEADERS_RAW, &at, "it hides headers from mcp-authz");
+    }
+    if let Some(at) = config.get("decoder_header_mutation_rules") {
+        findings.unknown(checks::MUTATIONS, &at, "these rules may drop what mcp-authz sets or removes");
+    }
+    if config.flag("clear_route_cache") != Flag::Absent && config.flag("clear_route_cache") != Flag::No {
+        findings.unknown(
+            checks::ROUTE_REST,
+            config,
+            "clear_route_cache: another route may be taken after the decision",
+        );
+    }
     yes(checks::MUTATIONS, "validate_mutations", findings);
     let is_closed = matches!(config.flag("failure_mode_allow"), Flag::Absent | Flag::No);
     findings.judge(checks::FAIL_CLOSED, is_closed, config, "failure_mode_allow is true");
@@ -211,21 +225,25 @@ fn per_route(word: &Option<Typed<'_>>, config: &Tree<'_>, setup: &Setup<'_>, exp
     }
 }
 
-/// The filter of Envoy 1.40 that closes the hole of HTTP/2 in `with_request_body`.
+/// The least size that the filter of Envoy 1.40 before `authz` allows on the route.
+fn size_limit(gate: &Gate<'_>, route: &Route<'_>, authz: &Filter<'_>) -> Option<u64> {
+    let before = gate.filters.iter().take(gate.position(authz).unwrap_or_default());
+    let plain = before.filter(|limit| limit.matcher.is_none() && matches!(route.applied(limit), Applied::On(None)));
+    let limits =
+        plain.filter_map(|limit| limit.typed.as_ref()).filter(|typed| typed.is("body_size_limit.v3.BodySizeLimit"));
+    limits.filter_map(|typed| typed.config.number("max_request_bytes")).min()
+}
+
+/// Whether the hole of HTTP/2 in `with_request_body` is closed.
 fn limit_filter(
     gate: &Gate<'_>,
-    filter: &Filter<'_>,
+    bytes: Option<u64>,
     config: &Tree<'_>,
     setup: &Setup<'_>,
     expect: &Expect,
     findings: &mut Findings,
 ) {
-    let before = gate.position(filter).unwrap_or_default();
     let allowed = config.get("with_request_body").and_then(|body| body.number("max_request_bytes")).unwrap_or_default();
-    let limits = gate.filters.iter().take(before).filter(|limit| !limit.is_disabled && limit.matcher.is_none());
-    let limits =
-        limits.filter_map(|limit| limit.typed.as_ref()).filter(|typed| typed.is("body_size_limit.v3.BodySizeLimit"));
-    let bytes = limits.filter_map(|typed| typed.config.number("max_request_bytes")).min();
     match (bytes, setup.version.or(expect.version)) {
         (Some(bytes), _) if bytes <= allowed => findings.holds(checks::BODY_FILTER),
         (Some(bytes), _) => {

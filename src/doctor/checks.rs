@@ -55,9 +55,9 @@ checks! {
         "an HTTP/2 caller can have a cut body checked; that mcp-authz refuses it is then the only line of defense",
         "envoy.filters.http.body_size_limit before ext_authz, with the same max_request_bytes";
     HEADERS_RAW: "headers-raw",
-        "repeated headers arrive one by one",
-        "a second Authorization or Mcp-Name is joined to the first by a comma",
-        "encode_raw_headers: true";
+        "every header arrives, and repeated ones one by one",
+        "a second Authorization or Mcp-Name is joined to the first by a comma, or a header is not judged",
+        "encode_raw_headers: true; no allowed_headers and no disallowed_headers";
     FAIL_CLOSED: "fail-closed",
         "no decision means no call",
         "while mcp-authz cannot be asked, every call passes",

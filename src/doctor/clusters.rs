@@ -30,6 +30,20 @@ pub(super) fn examine(gates: &[Gate<'_>], setup: &Setup<'_>, expect: &Expect, fi
             }
             names.push(name);
         }
+        for log in gate.hcm.items("access_log").iter().filter(|log| super::process::is_grpc(log)) {
+            let grpc = log.at(&["typed_config", "common_config", "grpc_service", "envoy_grpc"]);
+            let Some((name, grpc)) = grpc.as_ref().and_then(|grpc| Some((grpc.text("cluster_name")?, grpc))) else {
+                findings.unknown(checks::SETTLE_LOG, log, "it goes by something else than envoy_grpc");
+                continue;
+            };
+            authority(grpc, name, findings);
+            match setup.cluster(name) {
+                Some(cluster) if !names.contains(&name) => one(cluster, setup, findings),
+                Some(_) => {}
+                None => findings.unknown(checks::SETTLE_LOG, grpc, format!("the cluster `{name}` was not given")),
+            }
+            names.push(name);
+        }
     }
 }
 

@@ -75,6 +75,7 @@ pub(super) fn make(documents: &[&Document]) -> Result<Made, ReadError> {
         routes.extend(rules(name, spec, &words, &objects));
     }
     filters.push(json!({"name": "envoy.filters.http.router", "typed_config": {"@type": format!("{TYPES}.filters.http.router.v3.Router")}}));
+    clusters.extend(sinks(&objects).iter().map(|sink| cluster("log", sink, &objects)));
     let mut listener = listener(&objects, &filters);
     let mut table = json!({"name": "mcp", "virtual_hosts": [{"name": "mcp", "domains": ["*"], "routes": routes}]});
     let gaps = patch::apply(&objects, &mut listener, &mut table);
@@ -137,9 +138,17 @@ fn listener(objects: &Objects<'_>, filters: &[Value]) -> Value {
 }
 
 fn log(setting: &Tree<'_>) -> Value {
-    let mut log = json!({"typed_config": {"@type": format!("{TYPES}.access_loggers.grpc.v3.HttpGrpcAccessLogConfig"), "common_config": {}}});
+    let mut log = json!({"typed_config": {"@type": format!("{TYPES}.access_loggers.grpc.v3.HttpGrpcAccessLogConfig"),
+        "common_config": {"grpc_service": {"envoy_grpc": {"cluster_name": "log", "authority": "mcp-authz"}}}}});
     copy(setting, "matches", &mut log, "filter");
     log
+}
+
+/// The sinks by gRPC of the access log.
+fn sinks<'a>(objects: &Objects<'a>) -> Vec<Tree<'a>> {
+    let logs = objects.of("EnvoyProxy").filter_map(|proxy| proxy.at(&["telemetry", "access_log"]));
+    let settings = logs.flat_map(|log| log.items("settings"));
+    settings.flat_map(|setting| setting.items("sinks")).filter_map(|sink| sink.get("als")).collect()
 }
 
 /// The filter of a route, and what the route says of it.

@@ -165,7 +165,7 @@ fn log(telemetry: &Tree<'_>, objects: &Objects<'_>) -> Option<Value> {
             .find_map(|name| objects.provider(name)?.get("envoy_http_als").map(|als| cluster_name(&als)))?;
         let mut log = json!({"name": "envoy.access_loggers.http_grpc", "typed_config": {
             "@type": format!("{TYPES}.access_loggers.grpc.v3.HttpGrpcAccessLogConfig"),
-            "common_config": {"grpc_service": {"envoy_grpc": {"cluster_name": als}}},
+            "common_config": {"grpc_service": {"envoy_grpc": {"cluster_name": als, "authority": "mcp-authz"}}},
         }});
         copy(logging, "filter", &mut log, "filter");
         Some(log)

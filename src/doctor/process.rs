@@ -63,7 +63,7 @@ fn settles(gate: &Gate<'_>, findings: &mut Findings) {
     );
 }
 
-fn is_grpc(log: &Tree<'_>) -> bool {
+pub(super) fn is_grpc(log: &Tree<'_>) -> bool {
     log.typed("typed_config").is_some_and(|typed| typed.is("grpc.v3.HttpGrpcAccessLogConfig"))
 }
 

@@ -143,7 +143,8 @@ fn retries(route: &Route<'_>, findings: &mut Findings) {
 
 fn headers(route: &Route<'_>, findings: &mut Findings) {
     findings.holds(checks::ROUTE_HEADERS);
-    for at in [&route.route, &route.host, &route.table] {
+    let weighted = route.action.at(&["weighted_clusters", "clusters"]).map(|list| list.elements()).unwrap_or_default();
+    for at in [&route.route, &route.host, &route.table].into_iter().chain(&weighted) {
         for added in at.items("request_headers_to_add") {
             let name = added.get("header").and_then(|header| header.text("key")).unwrap_or_default();
             judged(name, &added, findings);

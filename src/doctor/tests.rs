@@ -120,7 +120,17 @@ const BROKEN: &[(&str, Damage)] = &[
     }),
     ("body-filter", |v| filters(v)[0]["typed_config"]["max_request_bytes"] = json!(1_048_577)),
     ("body-filter", |v| filters(v).swap(0, 1)),
+    ("body-filter", |v| {
+        let off = json!({"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": true});
+        route(v)["typed_per_filter_config"]["envoy.filters.http.body_size_limit"] = off;
+    }),
+    ("route-headers", |v| {
+        let cluster = json!({"name": "mcp_server", "weight": 1, "request_headers_to_remove": ["mcp-name"]});
+        remove(&mut route(v)["route"], "cluster");
+        route(v)["route"]["weighted_clusters"] = json!({"clusters": [cluster]});
+    }),
     ("headers-raw", |v| authz(v)["encode_raw_headers"] = json!(false)),
+    ("headers-raw", |v| authz(v)["disallowed_headers"] = json!({"patterns": [{"exact": "mcp-name"}]})),
     ("fail-closed", |v| authz(v)["failure_mode_allow"] = json!(true)),
     ("error-status", |v| remove(authz(v), "status_on_error")),
     ("error-status", |v| authz(v)["status_on_error"]["code"] = json!("OK")),
@@ -282,6 +292,12 @@ const UNKNOWN: &[(&str, Damage)] = &[
             json!({"typed_config": {"@type": "x/y.Z"}});
     }),
     ("cluster-transport", |v| remove(cluster(v, "mcp_authz"), "load_assignment")),
+    ("settle-log", |v| {
+        hcm(v)["access_log"][0]["typed_config"]["common_config"]["grpc_service"]["envoy_grpc"]["cluster_name"] =
+            json!("other");
+    }),
+    ("mutations", |v| authz(v)["decoder_header_mutation_rules"] = json!({"disallow_all": true})),
+    ("route-rest", |v| authz(v)["clear_route_cache"] = json!(true)),
     ("settle-log", |v| hcm(v)["access_log"][0]["filter"] = json!({"not_health_check_filter": {}})),
 ];
 
