@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every check of the project. Installs what it needs, by name, into ./.tools; needs Rust, Python 3.10+, Node 20+, redis-server 7+ and make.
+# Every check of the project. Installs what it needs, by name, into ./.tools; needs Rust, Go 1.26+, Python 3.10+, Node 20+, redis-server 7+ and make.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
