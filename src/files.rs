@@ -71,10 +71,18 @@ pub fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, FileError> {
     Ok(bytes)
 }
 
-/// Whether anybody but the owner may read the file.
+/// Whether anybody may read the file who does not have to.
 #[must_use]
 pub fn is_shared(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o077 != 0)
+    // This process owns what Linux says of it here.
+    let me = fs::metadata("/proc/self").ok().map(|process| process.uid());
+    fs::metadata(path).is_ok_and(|metadata| is_shared_mode(metadata.mode(), Some(metadata.uid()) == me || me.is_none()))
+}
+
+/// A Secret of Kubernetes belongs to root, and a process that is not root reads it by its group: `fsGroup` adds that right.
+fn is_shared_mode(mode: u32, is_own: bool) -> bool {
+    let tolerated = if is_own { 0o000 } else { 0o040 };
+    mode & 0o077 & !tolerated != 0
 }
 
 /// What changes when somebody writes to a file or puts another in its place.
@@ -174,6 +182,30 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
+
+    #[test]
+    fn who_needs_the_right_of_the_group_may_have_it() {
+        for (mode, is_own, is_shared) in [
+            (0o100_600, true, false),
+            (0o100_400, true, false),
+            (0o100_440, true, true),
+            (0o100_604, true, true),
+            // As the kubelet gives a Secret to a process by `fsGroup`.
+            (0o100_440, false, false),
+            (0o100_400, false, false),
+            (0o100_444, false, true),
+            (0o100_460, false, true),
+        ] {
+            assert_eq!(is_shared_mode(mode, is_own), is_shared, "{mode:o}, own: {is_own}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        fs::write(&path, b"x").unwrap();
+        for (mode, shared) in [(0o600, false), (0o640, true)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_shared(&path), shared, "{mode:o}");
+        }
+    }
 
     #[test]
     fn a_size_at_the_limit_is_read_and_one_above_is_not() {

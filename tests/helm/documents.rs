@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, process::Command};
 
 use mcp_authz_core::decision::PolicyDigest;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 
 use super::{
     chart::{Manifests, RELEASE},
@@ -26,6 +26,8 @@ pub(crate) struct Identity {
 pub(crate) fn identities<const N: usize>(names: [&str; N]) -> [Identity; N] {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // With the name of the default, every certificate would look as if it had signed itself.
+    params.distinguished_name.push(DnType::CommonName, "authority of the test");
     let key = KeyPair::generate().unwrap();
     let authority = params.self_signed(&key).unwrap().pem();
     let issuer = Issuer::new(params, key);

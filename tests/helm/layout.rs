@@ -105,14 +105,23 @@ impl Pod {
             fs::set_permissions(&file, fs::Permissions::from_mode(*mode)).unwrap();
         }
         fs::create_dir_all(target.join(&version)).unwrap();
+        let old = fs::read_link(target.join("..data")).ok();
         symlink(&version, target.join("..data_tmp")).unwrap();
         fs::rename(target.join("..data_tmp"), target.join("..data")).unwrap();
         for name in files.keys() {
             let link = target.join(name);
-            if !link.exists() {
+            if link.symlink_metadata().is_err() {
                 symlink(Path::new("..data").join(name), link).unwrap();
             }
         }
+        let Some(old) = old else { return };
+        for entry in fs::read_dir(target.join(&old)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if !files.contains_key(&name) {
+                fs::remove_file(target.join(name)).unwrap();
+            }
+        }
+        fs::remove_dir_all(target.join(old)).unwrap();
     }
 }
 

@@ -3,8 +3,16 @@
 use std::process::Command;
 
 /// Sections of config.yaml, each with something in it that must be refused as long as it stands here.
-pub(crate) const SECTIONS: &[(&str, &str)] =
-    &[("telemetry", "{otlp: {endpoint: \"http://127.0.0.1:4317\"}}"), ("kubernetes", "{events: false}")];
+pub(crate) const SECTIONS: &[(&str, &str)] = &[
+    ("telemetry", "{otlp: {endpoint: \"http://127.0.0.1:4317\"}}"),
+    ("kubernetes", "{events: false}"),
+    ("reload", "{watch: true}"),
+];
+
+/// Whether somebody has to send SIGHUP after files have changed: until the process looks at its mounts itself.
+pub(crate) fn needs_hangup() -> bool {
+    SECTIONS.iter().any(|(section, _)| *section == "reload")
+}
 
 /// Settings without those sections.
 pub(crate) fn without(settings: &str) -> String {

@@ -1,5 +1,13 @@
 //! What every rendered pod, policy and account keeps to, in every scenario.
 
+use std::sync::Arc;
+
+use base64::Engine as _;
+use rustls::{
+    RootCertStore,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
+};
 use serde_json::{Value, json};
 
 use super::chart::{Manifests, RELEASE, scenarios, tree};
@@ -176,24 +184,22 @@ fn two_that_count_apart_never_run_at_once() {
 
 #[test]
 fn a_generated_certificate_is_for_the_service_of_the_webhook() {
-    use base64::Engine as _;
     let manifests = Manifests::of("webhook-generated", &Value::Null);
     let secret = manifests.object("Secret", &format!("{RELEASE}-mcp-authz-webhook-tls"));
     let hook = &manifests.kind("ValidatingWebhookConfiguration")[0]["webhooks"][0];
     assert_eq!(hook["clientConfig"]["caBundle"], secret["data"]["ca.crt"], "the API server trusts another authority");
     let service = hook["clientConfig"]["service"]["name"].as_str().unwrap();
     assert!(manifests.kind("Service").iter().any(|object| object["metadata"]["name"] == service));
-    let pem = base64::engine::general_purpose::STANDARD.decode(secret["data"]["tls.crt"].as_str().unwrap()).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let (certificate, authority) = (folder.path().join("tls.crt"), folder.path().join("ca.crt"));
-    std::fs::write(&certificate, pem).unwrap();
-    let pem = base64::engine::general_purpose::STANDARD.decode(secret["data"]["ca.crt"].as_str().unwrap()).unwrap();
-    std::fs::write(&authority, pem).unwrap();
-    let host = format!("{service}.default.svc");
-    let mut command = std::process::Command::new("openssl");
-    command.args(["verify", "-verify_hostname", &host, "-CAfile"]).arg(&authority).arg(&certificate);
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let pem =
+        |key: &str| base64::engine::general_purpose::STANDARD.decode(secret["data"][key].as_str().unwrap()).unwrap();
+    let certificate = CertificateDer::from_pem_slice(&pem("tls.crt")).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(&pem("ca.crt")).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+    let host = ServerName::try_from(format!("{service}.default.svc")).unwrap();
+    // What the API server does with it.
+    verifier.verify_server_cert(&certificate, &[], &host, &[], UnixTime::now()).unwrap();
     let manifests = Manifests::of("webhook-cert-manager", &Value::Null);
     let hook = manifests.kind("ValidatingWebhookConfiguration")[0];
     let injected = hook["metadata"]["annotations"]["cert-manager.io/inject-ca-from"].as_str().unwrap();

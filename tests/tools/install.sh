@@ -250,7 +250,7 @@ install_otelcol() {
 go_tool() {
   local tool=$1 package=$2
   command -v go >/dev/null 2>&1 || fail "$tool needs Go 1.26 or newer: install it"
-  GOBIN=$bin CGO_ENABLED=0 go install -trimpath -ldflags '-s -w' "$package" >"$tools/$tool.log" 2>&1 ||
+  GOBIN=$bin CGO_ENABLED=0 go install -ldflags '-s -w' "$package" >"$tools/$tool.log" 2>&1 ||
     fail "go could not install $package; see .tools/$tool.log"
 }
 
