@@ -4,11 +4,8 @@ use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{Config, ledger, response};
-use crate::telemetry::{
-    audit::Sink,
-    log::{self, Level},
-};
+use super::{Config, audit, ledger, response};
+use crate::telemetry::log::{self, Level};
 
 impl Config {
     /// Every setting with its default filled in. Holds no secret, since settings hold none.
@@ -56,16 +53,7 @@ impl Config {
                 "accept_lossy_body": self.envoy.accept_lossy_body,
                 "response_phase": self.envoy.response_phase,
             },
-            "audit": {
-                "sink": match &self.audit.sink {
-                    Sink::File(path) => text(path),
-                    Sink::None => "none".to_owned(),
-                    Sink::Stderr => "stderr".to_owned(),
-                    Sink::Stdout => "stdout".to_owned(),
-                },
-                "fail_closed": self.audit.fail_closed,
-                "buffer_bytes_max": self.audit.buffer_bytes_max,
-            },
+            "audit": audit::shown(&self.audit),
             "ledger": ledger::shown(&self.ledger),
             "response": response::shown(&self.response),
             "admin": { "token_file": self.admin.token_file.as_deref().map(text) },
