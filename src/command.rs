@@ -1,5 +1,6 @@
 //! The subcommands. Each has its arguments and one function that runs it and says how it ended.
 
+pub mod audit;
 pub mod check;
 pub mod doctor;
 pub mod eval;

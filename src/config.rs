@@ -3,6 +3,7 @@
 //! Owns every default, unit and range. Reads no other file; whether the files that it names exist is found out when they
 //! are loaded. Relative paths are relative to the folder of the settings file.
 
+mod audit;
 mod ledger;
 mod read;
 mod reload;
@@ -24,6 +25,7 @@ use mcp_authz_core::{
     pins::Bounds,
 };
 
+pub use audit::Audit;
 pub use ledger::{Engine, Ledger};
 pub use reload::{Kubernetes, Reload};
 pub use response::Response;
@@ -33,10 +35,7 @@ pub use webhook::{Webhook, WebhookConfig};
 use crate::{
     envoy::server::Endpoint,
     files,
-    telemetry::{
-        audit::Sink,
-        log::{self, Level},
-    },
+    telemetry::log::{self, Level},
 };
 
 /// Everything the process is told, checked.
@@ -212,17 +211,6 @@ pub struct Envoy {
     /// Whether Envoy shows the responses that a decision asks for (ext_proc). Nobody else can tell: an Envoy without that filter
     /// sends them to the client as they are.
     pub response_phase: bool,
-}
-
-/// The record of decisions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Audit {
-    /// Where records go.
-    pub sink: Sink,
-    /// Whether a call is denied when its record cannot be kept.
-    pub fail_closed: bool,
-    /// Bytes of records that wait for the sink: 64 KiB to 1 GiB, default 4 MiB.
-    pub buffer_bytes_max: usize,
 }
 
 /// Diagnostics on standard error.

@@ -15,6 +15,8 @@ struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// Check, find and follow audit records; make the key that signs them.
+    Audit(command::audit::Args),
     /// Check configuration, policies, servers and grants; print every defect.
     Check(command::check::Args),
     /// See whether an Envoy does what mcp-authz relies on.
@@ -47,6 +49,9 @@ fn main() -> ExitCode {
         }
     };
     match args.command {
+        Command::Audit(args) => {
+            command::audit::run(&args, &mut io::stdin().lock(), &mut io::stdout(), &mut io::stderr())
+        }
         Command::Check(args) => command::check::run(args, &mut io::stdout(), &mut io::stderr()),
         Command::Doctor(args) => command::doctor::run(&args, &mut io::stdout(), &mut io::stderr()),
         Command::Eval(args) => command::eval::run(args, &mut io::stdout(), &mut io::stderr()),

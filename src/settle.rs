@@ -297,6 +297,7 @@ impl<L: Ledger> Settler<L> {
             policy: token.map(|token| token.policy_digest),
             issued_ms: token.map(|token| token.issued_ms),
             lines: token.map_or(&[], |token| &token.booking.lines),
+            trace: None,
         };
         let mut line = String::with_capacity(384);
         record.write(&mut line);

@@ -98,6 +98,14 @@ impl State {
         Ok((state, warnings))
     }
 
+    /// The subject of a grant as it is now; `grant:<label>` for one that is gone.
+    #[must_use]
+    pub fn subject(&self, grant: &str) -> Arc<str> {
+        let current = self.current.load();
+        let found = current.grant(grant).map(|grant| Arc::clone(&grant.principal().subject));
+        found.unwrap_or_else(|| format!("grant:{grant}").into())
+    }
+
     /// What serves now. A request takes it once and keeps it until its end.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {

@@ -6,6 +6,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test program: a panic is its way to say no")]
 #![expect(clippy::indexing_slicing, reason = "a missing cell fails the test that looks for it")]
 
+#[path = "readme/audit.rs"]
+mod audit;
 #[path = "readme/delivery.rs"]
 mod delivery;
 #[path = "readme/guide.rs"]

@@ -20,6 +20,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
+mod audit;
 mod ledger;
 mod pins;
 mod reload;
@@ -46,7 +47,7 @@ use crate::{
     snapshot::Snapshot,
     state::{Reloaded, State},
     telemetry::{
-        audit::{AuditSink, WhenUnavailable},
+        audit::AuditSink,
         log,
         metrics::{ErrorKind, Metrics},
         seldom::Seldom,
@@ -56,8 +57,6 @@ use crate::{
 
 /// Room for headers and metadata in a CheckRequest, above the body.
 const MESSAGE_HEADROOM_BYTES: usize = 1_048_576;
-/// Time for the last audit records to be written.
-const AUDIT_CLOSE: Duration = Duration::from_secs(5);
 /// Time for what Envoy has told to be settled.
 const SETTLE_CLOSE: Duration = Duration::from_secs(5);
 
@@ -139,13 +138,13 @@ async fn serve(file: &Path, config: Config, telemetry: &Telemetry) -> Result<(),
     // Before anything is read, so that no change gets lost.
     let watch = config.reload.watch.then(|| Watch::new(Folders::of(file, &config), config.reload.poll));
     let state = load(&config.paths, config.limits, &metrics, clock.now_ms())?;
-    let audit = open_audit(&config.audit, &metrics)?;
     let tls = load_tls(&config)?;
     let admin_token = load_admin_token(&config)?;
     let server = bind(&config, tls.clone(), &metrics).await?;
     let admin_listener = bind_admin(config.listen.admin).await?;
     let health = server.health();
     let (ledger, on_leak, reached, leaks) = ledger::open(&config, &clock, &metrics).await?;
+    let audit = audit::open(&config.audit, &ledger, &clock, &metrics)?;
     let view = Arc::new(View {
         state: Arc::clone(&state),
         config: ArcSwap::from_pointee(config.clone()),
@@ -196,22 +195,16 @@ async fn serve(file: &Path, config: Config, telemetry: &Telemetry) -> Result<(),
     if tokio::time::timeout(SETTLE_CLOSE, settling).await.is_err() {
         tracing::warn!("Some reservations were not settled in time; their units count as spent.");
     }
+    // Before the ledger, through which it may be sent.
+    audit::close(audit).await;
     ledger::close(&ledger, leaks, config.timeouts.drain).await;
     drop(stop_admin);
     if admin.await.is_err_and(|error| error.is_panic()) {
         tracing::error!("The admin listener panicked: a defect of mcp-authz, please report it.");
     }
-    close_audit(audit).await;
     tracing::info!("Stopped.");
     sending.close().await;
     Ok(())
-}
-
-async fn close_audit(audit: Arc<AuditSink>) {
-    let written = tokio::task::spawn_blocking(move || audit.close(AUDIT_CLOSE)).await;
-    if let Ok(Err(error)) = written {
-        tracing::error!(error = chain(&error), "Audit records were lost at the end.");
-    }
 }
 
 /// Who judges responses.
@@ -273,12 +266,6 @@ fn warn_of(warnings: &[Defect]) {
     for warning in warnings {
         tracing::warn!(at = %warning, "The configuration is legal here, and probably not meant.");
     }
-}
-
-fn open_audit(audit: &config::Audit, metrics: &Metrics) -> Result<Arc<AuditSink>, ExitCode> {
-    let when = if audit.fail_closed { WhenUnavailable::Deny } else { WhenUnavailable::Count };
-    let opened = AuditSink::open(&audit.sink, when, audit.buffer_bytes_max, metrics.clone());
-    opened.map(Arc::new).map_err(|error| fail("the audit sink", &error))
 }
 
 fn tls_settings(config: &Config) -> Option<TlsSettings> {
@@ -360,6 +347,8 @@ fn check_settings(config: &Config) -> CheckSettings {
         check: config.timeouts.check,
         margin: config.timeouts.margin,
         accept_lossy_body: config.envoy.accept_lossy_body,
+        args: config.audit.args,
+        outcomes: config.audit.outcomes,
         response: response::Settings {
             recording: config.response.record,
             limits: config.response.limits,
@@ -451,6 +440,8 @@ impl Reloader {
         };
         effective.timeouts.check = new.timeouts.check;
         effective.timeouts.margin = new.timeouts.margin;
+        let config::Audit { args, danger_full_args, outcomes, .. } = new.audit;
+        effective.audit = config::Audit { args, danger_full_args, outcomes, ..effective.audit };
         // What documents were read under holds until a restart.
         let response_phase = effective.envoy.response_phase;
         effective.envoy = Envoy { response_phase, ..new.envoy };

@@ -9,15 +9,12 @@ use std::{
 use mcp_authz_core::document::{Cursor, Fields, quoted};
 
 use super::{
-    Admin, Audit, Config, Envoy, Limits, Listen, Log, Paths, Timeouts, Tls, TlsClients, ledger::ledger, reload,
+    Admin, Config, Envoy, Limits, Listen, Log, Paths, Timeouts, Tls, TlsClients, audit, ledger::ledger, reload,
     response::response, telemetry::telemetry, webhook::webhook,
 };
 use crate::{
     envoy::server::Endpoint,
-    telemetry::{
-        audit::Sink,
-        log::{self, Level},
-    },
+    telemetry::log::{self, Level},
 };
 
 pub(super) fn config(fields: &Fields<'_>, folder: &Path) -> Option<Config> {
@@ -36,10 +33,11 @@ pub(super) fn config(fields: &Fields<'_>, folder: &Path) -> Option<Config> {
     let paths = paths(fields, folder, envoy.is_none_or(|envoy| envoy.response_phase));
     let limits = limits(fields);
     let timeouts = timeouts(fields);
-    let audit = audit(fields, folder);
+    let audit = audit::audit(fields, folder);
     let log = log(fields);
     let admin = admin(fields, folder);
     let ledger = ledger(fields, folder);
+    audit::suits(audit.as_ref(), ledger.as_ref(), fields);
     let response = response(fields);
     let (reload, kubernetes) = (reload::reload(fields), reload::kubernetes(fields, folder));
     let webhook = webhook(fields, folder);
@@ -330,34 +328,6 @@ pub(super) fn envoy(parent: &Fields<'_>) -> Option<Envoy> {
     let section = Section::of(parent, "envoy", &["accept_lossy_body", "response_phase"])?;
     let (accept_lossy_body, response_phase) = (section.flag("accept_lossy_body"), section.flag("response_phase"));
     Some(Envoy { accept_lossy_body: accept_lossy_body?, response_phase: response_phase? })
-}
-
-fn audit(parent: &Fields<'_>, folder: &Path) -> Option<Audit> {
-    let section = Section::of(parent, "audit", &["sink", "fail_closed", "buffer_bytes_max"])?;
-    let sink = section.optional("sink").map_or(Some(Sink::Stdout), |value| sink(&value, folder));
-    let fail_closed = section.flag("fail_closed");
-    let buffer_bytes_max = section.size("buffer_bytes_max", 4_194_304, 65_536, 1_073_741_824);
-    if sink == Some(Sink::None) && fail_closed == Some(true) {
-        section.defect("`fail_closed` with the sink `none` would deny every call");
-    }
-    Some(Audit { sink: sink?, fail_closed: fail_closed?, buffer_bytes_max: buffer_bytes_max? })
-}
-
-fn sink(value: &Cursor<'_>, folder: &Path) -> Option<Sink> {
-    match value.non_empty()? {
-        "none" => Some(Sink::None),
-        "stderr" => Some(Sink::Stderr),
-        "stdout" => Some(Sink::Stdout),
-        // A misspelt word must not become a file of that name.
-        text if text.contains(['/', '.']) => path(value, folder).map(Sink::File),
-        text => {
-            value.defect_with_hint(
-                format!("expected `stdout`, `stderr`, `none` or a path, found {}", quoted(text)),
-                "for a file beside the settings write `./` before its name",
-            );
-            None
-        }
-    }
 }
 
 pub(super) fn log(parent: &Fields<'_>) -> Option<Log> {

@@ -4,11 +4,8 @@ use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{Config, Limits, ledger, reload, response, telemetry, webhook};
-use crate::telemetry::{
-    audit::Sink,
-    log::{self, Level},
-};
+use super::{Config, Limits, audit, ledger, reload, response, telemetry, webhook};
+use crate::telemetry::log::{self, Level};
 
 impl Config {
     /// Every setting with its default filled in. Holds no secret, since settings hold none.
@@ -43,16 +40,7 @@ impl Config {
                 "accept_lossy_body": self.envoy.accept_lossy_body,
                 "response_phase": self.envoy.response_phase,
             },
-            "audit": {
-                "sink": match &self.audit.sink {
-                    Sink::File(path) => text(path),
-                    Sink::None => "none".to_owned(),
-                    Sink::Stderr => "stderr".to_owned(),
-                    Sink::Stdout => "stdout".to_owned(),
-                },
-                "fail_closed": self.audit.fail_closed,
-                "buffer_bytes_max": self.audit.buffer_bytes_max,
-            },
+            "audit": audit::shown(&self.audit),
             "ledger": ledger::shown(&self.ledger),
             "response": response::shown(&self.response),
             "reload": reload::shown(self.reload),

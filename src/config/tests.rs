@@ -1,4 +1,7 @@
+use mcp_authz_core::audit::ArgsMode;
+
 use super::*;
+use crate::telemetry::audit::{Checkpoints, Rotation, Sink};
 
 const LISTEN: &str = "listen: {grpc: ['tcp://127.0.0.1:0'], admin: '127.0.0.1:0'}\n";
 
@@ -48,7 +51,19 @@ fn every_setting_has_its_default() {
     let timeouts = [config.timeouts.check, config.timeouts.margin, config.timeouts.lease, config.timeouts.drain];
     assert_eq!(timeouts.map(|time| time.as_millis()), [1_000, 20, 120_000, 10_000]);
     assert!(!config.envoy.accept_lossy_body && !config.envoy.response_phase && !config.paths.response_phase);
-    assert_eq!(config.audit, Audit { sink: Sink::Stdout, fail_closed: false, buffer_bytes_max: 4_194_304 });
+    let audit = Audit {
+        sink: Sink::Stdout,
+        args: ArgsMode::Keys,
+        danger_full_args: false,
+        outcomes: true,
+        fail_closed: false,
+        buffer_bytes_max: 4_194_304,
+        file: Rotation { bytes_max: 0, files_max: 0 },
+        signing_key: None,
+        checkpoints: Checkpoints { records: 1_000, every: Duration::from_secs(60) },
+        redis_entries_max: 1_000_000,
+    };
+    assert_eq!(config.audit, audit);
     assert_eq!(config.log, Log { level: Level::Info, format: log::Format::Text });
     assert_eq!(config.admin, Admin::default());
     assert_eq!(config.reload, Reload { watch: true, poll: Duration::from_secs(1) });
@@ -70,7 +85,7 @@ paths: {policies: p, servers: /s.yaml, grants: ../g, credentials: c}
 limits: {body_bytes_max: 1024, json_depth_max: 8, json_nodes_max: 100, checks_in_flight_max: 1, header_bytes_max: 1024, headers_max: 10, counters_max: 100, reservations_max: 101, metric_counters_max: 0}
 timeouts: {check_ms: 10, margin_ms: 9, lease_ms: 1000, drain_ms: 0}
 envoy: {accept_lossy_body: true, response_phase: true}
-audit: {sink: audit.jsonl, fail_closed: true, buffer_bytes_max: 65536}
+audit: {sink: audit.jsonl, fail_closed: true, buffer_bytes_max: 65536, args: full, danger_full_args: true, outcomes: false, file: {bytes_max: 1, files_max: 2}, signing_key: k, checkpoint_records: 3, checkpoint_ms: 4000, redis: {entries_max: 5000}}
 log: {level: debug, format: json}
 admin: {token_file: ../admin.token}
 ",
@@ -93,7 +108,19 @@ admin: {token_file: ../admin.token}
     assert_eq!(config.timeouts.margin, Duration::from_millis(9));
     assert!(config.envoy.accept_lossy_body && config.audit.fail_closed);
     assert!(config.envoy.response_phase && config.paths.response_phase);
-    assert_eq!(config.audit.sink, Sink::File("/etc/x/audit.jsonl".into()));
+    let audit = Audit {
+        sink: Sink::File("/etc/x/audit.jsonl".into()),
+        args: ArgsMode::Full,
+        danger_full_args: true,
+        outcomes: false,
+        fail_closed: true,
+        buffer_bytes_max: 65_536,
+        file: Rotation { bytes_max: 1, files_max: 2 },
+        signing_key: Some("/etc/x/k".into()),
+        checkpoints: Checkpoints { records: 3, every: Duration::from_secs(4) },
+        redis_entries_max: 5_000,
+    };
+    assert_eq!(config.audit, audit);
     assert_eq!(config.log, Log { level: Level::Debug, format: log::Format::Json });
     assert_eq!(config.admin.token_file.as_deref(), Some(Path::new("/etc/x/../admin.token")));
 }
@@ -119,6 +146,8 @@ fn every_number_has_a_range() {
         ("timeouts", "drain_ms", 0, 600_000),
         ("ledger", "leaks_max", 1, 1_000_000),
         ("audit", "buffer_bytes_max", 65_536, 1_073_741_824_i64),
+        ("audit", "checkpoint_ms", 1_000, 86_400_000),
+        ("audit", "checkpoint_records", 1, 1_000_000),
     ] {
         for (value, fits) in [(min, true), (max, true), (min - 1, false), (max + 1, false)] {
             let text = format!("{LISTEN}{section}: {{{key}: {value}}}\n");
@@ -163,7 +192,7 @@ log: {level: verbose, format: xml}
             "5: /limits: expected a map, found a list",
             "6: /timeouts/check_ms: expected a whole number from 10 to 60000, found a string (write it without quotes and units)",
             "7: /envoy/accept_lossy_body: expected `true` or `false`, found a number",
-            "8: /audit/sink: expected `stdout`, `stderr`, `none` or a path, found `stdot` (for a file beside the settings write `./` before its name)",
+            "8: /audit/sink: expected `stdout`, `stderr`, `otlp`, `redis`, `none` or a path, found `stdot` (for a file beside the settings write `./` before its name)",
             "9: /log/format: expected one of `text`, `json`, found `xml`",
             "9: /log/level: expected one of `error`, `warn`, `info`, `debug`, found `verbose`",
         ]
@@ -173,6 +202,19 @@ log: {level: verbose, format: xml}
         defects_with("audit: {sink: none, fail_closed: true}\n"),
         ["2: /audit: `fail_closed` with the sink `none` would deny every call"]
     );
+    assert_eq!(
+        defects_with("audit: {args: full}\n"),
+        [
+            "2: /audit: `args: full` writes every value of every call, secrets among them (use `hmac` or `redacted`, or set `danger_full_args: true`)"
+        ]
+    );
+    assert_eq!(
+        defects_with("audit: {sink: redis}\n"),
+        [
+            "1: `audit.sink: redis` writes into the Redis of `ledger.redis`, and there is none (set `ledger.redis`, or name another sink)"
+        ]
+    );
+    assert!(parse(&format!("{LISTEN}audit: {{sink: redis}}\nledger: {{redis: {{url: 'redis://a'}}}}\n")).is_ok());
 }
 
 #[test]

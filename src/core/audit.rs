@@ -1,17 +1,34 @@
-//! The audit records: one JSON line per decision, argument keys only, never a value or a token; one per settlement that
-//! changed a count or left a doubt; and one per response that was looked at.
+//! The audit records: who asked for what, what was decided, and what came of it.
+//!
+//! A record is one line of canonical JSON in the shape of SEP-3004: members sorted at every level, no spaces, strings and
+//! booleans and null only, numbers as text. The core members are those of the SEP; what only we know stands in one extension.
+//! Writers make a *draft*, which has all but its place; the one thread that writes gives each draft its number, the hash of the
+//! record before it, and its own ([`chain`]). [`verify`] reads lines back.
 
-use crate::decision::Reason;
-use crate::json::Value;
-use crate::ledger::Line;
-use crate::settle::Facts;
-use crate::text::{push_json_string_cut, push_number, push_padded};
+use crate::decision::{Class, Reason};
+use crate::text::push_padded;
+use crate::trace::{TraceContext, push_hex};
 
+mod args;
+pub mod chain;
+mod decision;
+pub mod line;
+mod members;
 mod operator;
+mod outcome;
 mod response;
+mod settlement;
+pub mod verify;
 
+pub use args::{ArgsMode, RECORD_VALUE_BYTES_MAX, VALUE_BYTES_MAX};
+pub use decision::Record;
+pub use members::escaped;
 pub use operator::{Act, CounterName, OperatorRecord, PinAct, PinRecord};
+pub use outcome::OutcomeRecord;
 pub use response::ResponseRecord;
+pub use settlement::Settlement;
+
+use members::Members;
 
 /// Argument keys that one record names.
 pub const KEYS_MAX: usize = 64;
@@ -19,165 +36,115 @@ pub const KEYS_MAX: usize = 64;
 pub const NAME_BYTES_MAX: usize = 128;
 /// Bytes of each argument key; longer ones are cut.
 pub const KEY_BYTES_MAX: usize = 64;
+/// Stands between the parts of a draft. No JSON text holds it raw.
+pub const MARK: u8 = 0x1f;
+/// `principal_id` before the caller is known.
+pub const ANONYMOUS: &str = "anonymous";
+/// `principal_id` of whoever has the admin token.
+pub const OPERATOR: &str = "operator";
+/// `principal_id` where another record of the same `stream_id` says who it was.
+pub const UNSAID: &str = "unknown";
+/// `principal_id` of records about the chain itself.
+pub const OURSELVES: &str = "mcp-authz";
 
-/// What one record says. Borrowed, so that writing it costs one buffer.
-#[derive(Clone, Copy, Debug)]
-pub struct Record<'a> {
-    /// Unix milliseconds of the decision.
-    pub time_ms: u64,
-    /// `None` where the call was allowed.
-    pub reason: Option<Reason>,
-    /// The short pointer of the rule that decided; empty for an allow.
-    pub rule: &'a str,
-    /// RFC 6901 pointer into the policy document.
-    pub rule_exact: Option<&'a str>,
-    /// Policy id.
-    pub policy: Option<&'a str>,
-    /// Digest of the policy bytes.
-    pub policy_digest: Option<&'a str>,
-    /// Server name from the registry.
-    pub server: Option<&'a str>,
-    /// Subject.
-    pub principal: Option<&'a str>,
-    /// Grant label.
-    pub grant: Option<&'a str>,
-    /// Method from the closed set.
-    pub method: &'a str,
-    /// Tool as sent.
-    pub tool: Option<&'a str>,
-    /// `params.arguments`, of which only the top-level keys are read.
-    pub arguments: Option<Value<'a>>,
-    /// Correlation id, as Envoy passed it on.
-    pub request_id: Option<&'a str>,
-    /// Envoy's own id of the stream.
-    pub stream_id: Option<&'a str>,
-    /// Let go although its quotas could not be counted.
-    pub is_unmetered: bool,
-    /// Microseconds from receipt to decision.
-    pub latency_us: u64,
+/// The member `outcome`: what became of the event, in the closed set of SEP-3004.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Outcome {
+    /// It went ahead.
+    Allowed,
+    /// It is held until somebody decides. Reserved: nothing is held yet.
+    Deferred,
+    /// It was refused.
+    Denied,
+    /// It could not be judged; the cause is ours or the operator's.
+    Error,
 }
 
-impl Record<'_> {
-    /// Appends the record as one line, without a line feed.
-    pub fn write(&self, out: &mut String) {
-        out.push_str("{\"time\":\"");
-        push_time(out, self.time_ms);
-        out.push_str("\",\"decision\":\"");
-        out.push_str(if self.reason.is_some() { "deny" } else { "allow" });
-        out.push_str("\",\"reason\":\"");
-        out.push_str(self.reason.map_or("allowed", Reason::name));
-        out.push('"');
-        text(out, "rule", Some(self.rule));
-        text(out, "rule_exact", self.rule_exact);
-        text(out, "policy", self.policy);
-        text(out, "policy_digest", self.policy_digest);
-        text(out, "server", self.server);
-        text(out, "principal", self.principal);
-        text(out, "grant", self.grant);
-        text(out, "method", Some(self.method));
-        text(out, "tool", self.tool);
-        self.write_keys(out);
-        text(out, "request_id", self.request_id);
-        text(out, "stream_id", self.stream_id);
-        text(out, "quota", self.is_unmetered.then_some("unmetered"));
-        out.push_str(",\"latency_us\":");
-        push_number(out, self.latency_us);
-        out.push('}');
+impl Outcome {
+    /// Every outcome.
+    pub const ALL: &'static [Outcome] = &[Outcome::Allowed, Outcome::Deferred, Outcome::Denied, Outcome::Error];
+
+    /// The name in the record.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Outcome::Allowed => "allowed",
+            Outcome::Deferred => "deferred",
+            Outcome::Denied => "denied",
+            Outcome::Error => "error",
+        }
     }
 
-    fn write_keys(&self, out: &mut String) {
-        let Some(arguments) = self.arguments else { return };
-        let mut keys: Vec<_> = arguments.members().map(|(key, _)| key).collect();
-        keys.sort_unstable();
-        out.push_str(",\"arg_keys\":[");
-        for (at, key) in keys.iter().take(KEYS_MAX).enumerate() {
-            if at > 0 {
-                out.push(',');
-            }
-            push_json_string_cut(out, key, KEY_BYTES_MAX);
-        }
-        out.push(']');
-        if keys.len() > KEYS_MAX {
-            out.push_str(",\"arg_keys_total\":");
-            push_number(out, u64::try_from(keys.len()).unwrap_or(u64::MAX));
+    /// What a decision came to; `None` for an allow.
+    #[must_use]
+    pub const fn of(reason: Option<Reason>) -> Self {
+        match reason {
+            None => Outcome::Allowed,
+            Some(reason) => match reason.class() {
+                Class::Unavailable => Outcome::Error,
+                Class::Identity | Class::Invalid | Class::Policy => Outcome::Denied,
+            },
         }
     }
 }
 
-/// What became of a reservation after its call had ended. Names no caller: the decision's record does, under the same id.
-#[derive(Clone, Copy, Debug)]
-pub struct Settlement<'a> {
-    /// Unix milliseconds.
-    pub time_ms: u64,
-    /// From the closed set of the metrics.
-    pub outcome: &'static str,
-    /// What Envoy said; `None` where its word could not be taken.
-    pub facts: Option<&'a Facts>,
-    /// Name of the reservation; `stream_id` of the decision, unless Envoy gave none.
-    pub reservation: Option<&'a str>,
-    /// First bytes of the digest of the policy that decided; zeros for none.
-    pub policy: Option<[u8; 8]>,
-    /// Unix milliseconds of the decision.
-    pub issued_ms: Option<u64>,
-    /// What was held.
-    pub lines: &'a [Line],
-}
-
-impl Settlement<'_> {
-    /// Appends the record as one line, without a line feed.
-    pub fn write(&self, out: &mut String) {
-        out.push_str("{\"time\":\"");
-        push_time(out, self.time_ms);
-        out.push_str("\",\"event\":\"settlement\",\"outcome\":\"");
-        out.push_str(self.outcome);
-        out.push('"');
-        if let Some(facts) = self.facts {
-            text(out, "fate", Some(facts.fate.name()));
-            out.push_str(",\"attempts\":");
-            push_number(out, u64::from(facts.attempts));
-            text(out, "answer", facts.came.as_ref().map(|came| came.kind.name()));
-        }
-        text(out, "reservation", self.reservation);
-        if let Some(policy) = self.policy.filter(|policy| *policy != [0; 8]) {
-            out.push_str(",\"policy_digest\":\"sha256:");
-            for byte in policy {
-                push_hex(out, byte);
-            }
-            out.push('"');
-        }
-        if let Some(issued_ms) = self.issued_ms {
-            out.push_str(",\"age_ms\":");
-            push_number(out, self.time_ms.saturating_sub(issued_ms));
-        }
-        if !self.lines.is_empty() {
-            out.push_str(",\"counters\":[");
-            for (at, line) in self.lines.iter().enumerate() {
-                if at > 0 {
-                    out.push(',');
-                }
-                push_json_string_cut(out, &line.label, NAME_BYTES_MAX);
-            }
-            out.push(']');
-        }
-        out.push('}');
-    }
-}
-
-fn push_hex(out: &mut String, byte: u8) {
-    for digit in [byte >> 4, byte & 0xf] {
-        out.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
-    }
-}
-
-fn text(out: &mut String, name: &str, value: Option<&str>) {
-    let Some(value) = value else { return };
-    out.push_str(",\"");
-    out.push_str(name);
+/// Writes a draft: the type of the event, a mark, the extension and what stands between it and the link, a mark, the rest.
+fn draft(out: &mut String, event: &str, extension: &str, core: &Core<'_>, write: impl FnOnce(&mut Members<'_>)) {
+    out.push_str(event);
+    out.push(char::from(MARK));
+    out.push_str("\"io.mcp-authz/");
+    out.push_str(extension);
     out.push_str("\":");
-    push_json_string_cut(out, value, NAME_BYTES_MAX);
+    Members::object(out, write);
+    out.push_str("},\"occurred_at\":\"");
+    push_time(out, core.time_ms);
+    out.push_str("\",\"outcome\":\"");
+    out.push_str(core.outcome.name());
+    out.push_str("\",");
+    out.push(char::from(MARK));
+    out.push_str("\"principal_id\":");
+    members::push_text(out, core.principal, NAME_BYTES_MAX);
+    out.push_str(",\"tool_name\":");
+    match core.tool {
+        Some(tool) => members::push_text(out, tool, NAME_BYTES_MAX),
+        None => out.push_str("null"),
+    }
+    out.push('}');
 }
 
-/// RFC 3339 in UTC with milliseconds. By hand: it runs once per decision, and the general printer costs ten times more.
+/// The core members of a record that its writer knows.
+struct Core<'a> {
+    time_ms: u64,
+    outcome: Outcome,
+    principal: &'a str,
+    tool: Option<&'a str>,
+}
+
+/// The span of a record, and later its trace: where a trace is recorded. Their names stand apart in the order of members.
+fn span(out: &mut Members<'_>, trace: Option<TraceContext>) {
+    if let Some(trace) = trace {
+        out.hex("span_id", &trace.span_id);
+    }
+}
+
+fn trace_id(out: &mut Members<'_>, trace: Option<TraceContext>) {
+    if let Some(trace) = trace {
+        out.hex("trace_id", &trace.trace_id);
+    }
+}
+
+/// The first bytes of a policy's digest, as tokens carry them.
+fn short_digest(policy: [u8; 8]) -> Option<String> {
+    (policy != [0; 8]).then(|| {
+        let mut text = String::with_capacity(23);
+        text.push_str("sha256:");
+        push_hex(&mut text, &policy);
+        text
+    })
+}
+
+/// Appends a time as RFC 3339 in UTC with milliseconds. By hand: it runs once per decision, and the general printer costs ten
+/// times more.
 fn push_time(out: &mut String, unix_ms: u64) {
     let (days, ms) = (unix_ms.wrapping_div(86_400_000), unix_ms.wrapping_rem(86_400_000));
     // Days to civil date after Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms"; years from 1970 on.
@@ -206,139 +173,4 @@ fn push_time(out: &mut String, unix_ms: u64) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::json::{Document, Limits};
-    use proptest::prelude::*;
-
-    const EMPTY: Record<'_> = Record {
-        time_ms: 1_781_604_300_007,
-        reason: None,
-        rule: "",
-        rule_exact: None,
-        policy: None,
-        policy_digest: None,
-        server: None,
-        principal: None,
-        grant: None,
-        method: "tools/call",
-        tool: None,
-        arguments: None,
-        request_id: None,
-        stream_id: None,
-        is_unmetered: false,
-        latency_us: 10,
-    };
-
-    fn written(record: &Record<'_>) -> String {
-        let mut out = String::new();
-        record.write(&mut out);
-        out
-    }
-
-    #[test]
-    fn a_record_names_keys_and_never_values() {
-        let arguments =
-            Document::parse(br#"{"url":"SECRET","b\u0061":["SECRET"],"a":{"SECRET":1}}"#, Limits::default()).unwrap();
-        let record = Record {
-            reason: Some(Reason::Condition),
-            rule: "/tools/t/deny_if/args.a-gt",
-            rule_exact: Some("/tools/t/deny_if/0/conditions/0"),
-            tool: Some("t\n\",\"level\":\"error\u{202e}"),
-            arguments: Some(arguments.root()),
-            ..EMPTY
-        };
-        assert_eq!(
-            written(&record),
-            concat!(
-                r#"{"time":"2026-06-16T10:05:00.007Z","decision":"deny","reason":"condition","rule":"/tools/t/deny_if/args.a-gt","#,
-                r#""rule_exact":"/tools/t/deny_if/0/conditions/0","method":"tools/call","tool":"t\n\",\"level\":\"error\u202e","#,
-                r#""arg_keys":["a","ba","url"],"latency_us":10}"#
-            )
-        );
-    }
-
-    #[test]
-    fn keys_are_no_channel_out() {
-        let keys = |n: usize| (0..n).map(|i| format!("\"{i:0>100}\":1")).collect::<Vec<_>>().join(",");
-        for (n, total) in [(64, None), (65, Some(65))] {
-            let text = format!("{{{}}}", keys(n));
-            let document = Document::parse(text.as_bytes(), Limits::default()).unwrap();
-            let line = written(&Record { arguments: Some(document.root()), ..EMPTY });
-            let parsed: serde_json::Value = serde_json::from_str(&line).unwrap();
-            let listed = parsed["arg_keys"].as_array().unwrap();
-            assert_eq!(listed.len(), 64);
-            assert!(listed.iter().all(|key| key.as_str().unwrap().len() <= KEY_BYTES_MAX + "…".len()));
-            assert_eq!(parsed["arg_keys_total"].as_u64(), total);
-        }
-    }
-
-    #[test]
-    fn a_call_that_was_not_counted_says_so() {
-        assert!(written(&Record { is_unmetered: true, ..EMPTY }).contains(r#","quota":"unmetered","#));
-        assert!(!written(&EMPTY).contains("quota"));
-    }
-
-    #[test]
-    fn a_settlement_names_its_reservation_and_nobody() {
-        use crate::{ledger::CounterId, ledger::Span, quota::Mode, settle::Fate};
-        let line = Line {
-            counter: CounterId(7),
-            label: "deletions:hour-utc".into(),
-            span: Span::Lifetime { idle_ms: 0 },
-            mode: Mode::Consume,
-            amount: 1,
-            max: 5,
-            strict: true,
-            release: false,
-        };
-        let mut settlement = Settlement {
-            time_ms: 1_781_604_300_007,
-            outcome: "refunded",
-            facts: Some(&Facts { fate: Fate::NotSent, attempts: 1, came: None }),
-            reservation: Some("9264854546074171864"),
-            policy: Some([0x0a, 0xff, 0, 1, 2, 3, 4, 5]),
-            issued_ms: Some(1_781_604_300_000),
-            lines: &[line.clone(), line],
-        };
-        let mut out = String::new();
-        settlement.write(&mut out);
-        assert_eq!(
-            out,
-            concat!(
-                r#"{"time":"2026-06-16T10:05:00.007Z","event":"settlement","outcome":"refunded","fate":"not_sent","attempts":1,"#,
-                r#""reservation":"9264854546074171864","policy_digest":"sha256:0aff000102030405","age_ms":7,"#,
-                r#""counters":["deletions:hour-utc","deletions:hour-utc"]}"#
-            )
-        );
-        settlement = Settlement {
-            facts: None,
-            reservation: None,
-            policy: None,
-            issued_ms: None,
-            lines: &[],
-            outcome: "forged",
-            ..settlement
-        };
-        out.clear();
-        settlement.write(&mut out);
-        assert_eq!(out, r#"{"time":"2026-06-16T10:05:00.007Z","event":"settlement","outcome":"forged"}"#);
-    }
-
-    proptest! {
-        #[test]
-        fn times_are_printed_as_the_calendar_says(ms in 0u64..4_102_444_800_000) {
-            let mut out = String::new();
-            push_time(&mut out, ms);
-            let back: jiff::Timestamp = out.parse().unwrap();
-            prop_assert_eq!(back.as_millisecond(), i64::try_from(ms).unwrap());
-        }
-
-        #[test]
-        fn numbers_are_printed_whole(n in any::<u64>()) {
-            let mut out = String::new();
-            push_number(&mut out, n);
-            prop_assert_eq!(out, n.to_string());
-        }
-    }
-}
+mod tests;

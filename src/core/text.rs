@@ -22,7 +22,7 @@ pub fn push_json_string(out: &mut String, text: &str) {
         };
         out.push_str(text.get(plain..at).unwrap_or_default());
         plain = at.saturating_add(c.len_utf8());
-        if short.is_empty() { push_unicode_escape(out, c) } else { out.push_str(short) }
+        if short.is_empty() { push_unicode_escape(out, c, "\\") } else { out.push_str(short) }
     }
     out.push_str(text.get(plain..).unwrap_or_default());
     out.push('"');
@@ -53,10 +53,12 @@ pub fn is_unsafe(c: char) -> bool {
             | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-fn push_unicode_escape(out: &mut String, c: char) {
+/// Appends the escape of a character, with that for each backslash.
+pub(crate) fn push_unicode_escape(out: &mut String, c: char, backslash: &str) {
     let mut units = [0u16; 2];
     for unit in c.encode_utf16(&mut units) {
-        out.push_str("\\u");
+        out.push_str(backslash);
+        out.push('u');
         for shift in [12u32, 8, 4, 0] {
             let digit = u32::from(*unit).wrapping_shr(shift) & 0xf;
             out.push(char::from_digit(digit, 16).unwrap_or('0'));

@@ -17,7 +17,7 @@ use std::{
 use arc_swap::ArcSwap;
 use mcp_authz_core::{
     answer::{Asked, Context, answer},
-    audit::Record,
+    audit::{ArgsMode, OutcomeRecord, Record},
     decision::{Class, Denial, Reason},
     http::{HeaderLimits, Headers, Method as HttpMethod, OWN_PREFIX, Repeats, plain_path},
     json::{Document, Limits, Value},
@@ -72,6 +72,10 @@ pub struct Settings {
     pub accept_lossy_body: bool,
     /// Bounds and switches of the response phase.
     pub response: response::Settings,
+    /// What audit records say of arguments.
+    pub args: ArgsMode,
+    /// Whether the access log makes an audit record of a call whose response nobody looked at.
+    pub outcomes: bool,
 }
 
 /// Settings that may change while requests run; each request takes them once. Clones share them.
@@ -208,8 +212,14 @@ impl<L: Ledger> Check for Adapter<L> {
         if let Some((token, seen)) = logged::seen(entry) {
             self.settlements.offer(&token, seen);
         }
-        if logged::is_unseen(entry) {
+        let is_unseen = logged::is_unseen(entry);
+        if is_unseen {
             self.responses.unseen();
+        }
+        if self.settings.now().outcomes
+            && let Some(ended) = logged::ended(entry)
+        {
+            self.record_outcome(&ended, is_unseen);
         }
     }
 
@@ -262,6 +272,28 @@ impl<L: Ledger> Adapter<L> {
     #[must_use]
     pub fn with_pins(self, pins: Arc<Pinboard>) -> Self {
         Self { pins: Some(pins), ..self }
+    }
+
+    fn record_outcome(&self, ended: &logged::Ended, is_unseen: bool) {
+        let text = |name| ended.text(name);
+        let principal = text(logged::GRANT_KEY).map(|grant| self.state.subject(grant));
+        let record = OutcomeRecord {
+            time_ms: self.clock.now_ms(),
+            facts: ended.facts(),
+            is_unseen,
+            principal: principal.as_deref(),
+            grant: text(logged::GRANT_KEY),
+            method: text("method"),
+            policy: text("policy"),
+            policy_digest: text("policy_digest"),
+            server: text("server"),
+            stream_id: text(logged::STREAM_KEY),
+            trace: None,
+        };
+        let mut draft = String::with_capacity(512);
+        record.write(&mut draft);
+        // The call is over; the sink counts what it loses.
+        drop(self.audit.append(draft.as_bytes()));
     }
 
     fn known(&self, server: &Server) -> Known {
@@ -469,6 +501,9 @@ impl<'a, L: Ledger> Run<'a, L> {
     /// The permit's answer, with the reservation on it until the connection has taken it over.
     fn allow(&self, permit: Permit<'a, L>, request: &CheckRequest, trail: &Trail<'_>) -> Answered {
         let mut metadata = metadata(trail, None);
+        if let Some(stream_id) = trail.stream_id.filter(|_| self.settings.outcomes) {
+            metadata.push_text(logged::STREAM_KEY, stream_id);
+        }
         if let Some(ticket) = permit.ticket() {
             let token = Token::of(ticket, trail.policy().map(Policy::digest), self.now_ms);
             match token.sign(&self.adapter.engine.keys()) {
@@ -500,6 +535,7 @@ impl<'a, L: Ledger> Run<'a, L> {
         received: Instant,
     ) -> Result<(), Denial> {
         let principal = trail.caller.map(|caller| caller.principal);
+        let keys = (self.settings.args == ArgsMode::Hmac).then(|| self.adapter.engine.keys());
         let record = Record {
             time_ms: self.now_ms,
             reason: denial.map(|denial| denial.reason),
@@ -513,8 +549,11 @@ impl<'a, L: Ledger> Run<'a, L> {
             method: trail.method,
             tool: trail.tool.as_deref(),
             arguments: trail.arguments,
+            args: self.settings.args,
+            args_key: keys.as_ref().map(|keys| keys.argument_key()),
             request_id: trail.request_id,
             stream_id: trail.stream_id,
+            trace: None,
             is_unmetered,
             latency_us: u64::try_from(received.elapsed().as_micros()).unwrap_or(u64::MAX),
         };
@@ -683,7 +722,7 @@ fn metadata(trail: &Trail<'_>, denial: Option<&Denial>) -> Struct {
         out.push_text("server", server);
     }
     if let Some(caller) = trail.caller {
-        out.push_text("grant", &*caller.principal.grant);
+        out.push_text(logged::GRANT_KEY, &*caller.principal.grant);
     }
     if let Some(policy) = trail.policy() {
         out.push_text("policy", &**policy.id());

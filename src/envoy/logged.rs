@@ -27,6 +27,10 @@ pub(super) const TOKEN_KEY: &str = "settle";
 pub(super) const TICKET_KEY: &str = "respond";
 /// Under which Envoy keeps what our answers on the response path say, if it is told to receive it.
 pub(super) const OUTCOME_NAMESPACE: &str = "mcp_authz";
+/// Field with Envoy's id of the stream, by which records of one call find each other.
+pub(super) const STREAM_KEY: &str = "stream_id";
+/// Field with the label of the grant.
+pub(super) const GRANT_KEY: &str = "grant";
 /// Counters that one answer may tell amounts of: those of the limits of one tool and of all tools.
 const USAGE_MAX: usize = 2 * LIMITS_MAX;
 /// Fields of [`OUTCOME_NAMESPACE`].
@@ -62,6 +66,48 @@ pub(super) fn is_unseen(entry: &LogEntry) -> bool {
     // Answers of Envoy's own are nobody's secret.
     let by_server = entry.response.as_ref().is_some_and(|response| response.response_code_details == VIA_UPSTREAM);
     is_end && by_server && has(NAMESPACE, TICKET_KEY) && !has(OUTCOME_NAMESPACE.as_bytes(), SEEN_KEY)
+}
+
+/// A call that was let go and has ended, and whose response nobody looked at.
+#[derive(Debug)]
+pub(super) struct Ended {
+    facts: Facts,
+    names: Vec<(Bytes, String)>,
+}
+
+impl Ended {
+    /// What Envoy saw of it.
+    pub(super) const fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// A name that our answer to the Check gave; each once.
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        let mut found = self.names.iter().filter(|(key, _)| *key == name.as_bytes());
+        match (found.next(), found.next()) {
+            (Some((_, value)), None) => Some(value),
+            _ => None,
+        }
+    }
+}
+
+/// The call of an entry; `None` for entries of denials, of calls that go on, and of those whose response has a record.
+pub(super) fn ended(entry: &LogEntry) -> Option<Ended> {
+    let common = entry.common.as_ref()?;
+    let is_end = matches!(common.log_type, LogCommon::END | LogCommon::UNSAID) && !common.intermediate;
+    let seen = || fields(common, OUTCOME_NAMESPACE.as_bytes());
+    if !is_end || seen().is_some_and(|fields| fields.iter().any(|field| field.key == SEEN_KEY.as_bytes())) {
+        return None;
+    }
+    let text = |entry: Entry| {
+        let text = LogText::decode(entry.value).ok()?.text;
+        Some((entry.key, String::from_utf8(text.into()).ok()?))
+    };
+    // Signed texts are of no use here, and long.
+    let is_name = |entry: &Entry| entry.key != TOKEN_KEY.as_bytes() && entry.key != TICKET_KEY.as_bytes();
+    let names = fields(common, NAMESPACE)?.into_iter().filter(is_name).filter_map(text).collect();
+    let ended = Ended { facts: facts(entry, common), names };
+    (ended.text("decision") == Some("allow")).then_some(ended)
 }
 
 /// Says in the access log that a response was looked at.

@@ -37,6 +37,7 @@ pub struct Keys {
     names: Hmac<Sha256>,
     tokens: Hmac<Sha256>,
     masks: [u8; 32],
+    arguments: [u8; 32],
 }
 
 impl fmt::Debug for Keys {
@@ -52,13 +53,20 @@ impl Keys {
         let root = mac(secret);
         let key = |purpose: &[u8]| mac(&root.clone().chain_update(purpose).finalize().into_bytes());
         let masks = root.clone().chain_update(b"masks 1").finalize().into_bytes().into();
-        Self { names: key(b"counter names 1"), tokens: key(b"settle tokens 1"), masks }
+        let arguments = root.clone().chain_update(b"audit arguments 1").finalize().into_bytes().into();
+        Self { names: key(b"counter names 1"), tokens: key(b"settle tokens 1"), masks, arguments }
     }
 
     /// The key under which values are hashed that a policy masks by `hash`: the same on all replicas of a store.
     #[must_use]
     pub const fn mask_key(&self) -> [u8; 32] {
         self.masks
+    }
+
+    /// The key under which values of arguments are hashed for the audit: the same on all replicas of a store.
+    #[must_use]
+    pub const fn argument_key(&self) -> &[u8; 32] {
+        &self.arguments
     }
 
     /// Signs the bytes of a settle token, or of the ticket of a response.

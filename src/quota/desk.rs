@@ -99,6 +99,7 @@ impl<L: Ledger> fmt::Debug for LedgerDesk<L> {
 /// One counter under one limit, and the grants of the selection that share it.
 struct Found {
     listed: Listed,
+    policy_digest: Arc<str>,
     line: Line,
     grants: Vec<Arc<str>>,
 }
@@ -126,6 +127,7 @@ impl<L: Ledger> LedgerDesk<L> {
                     let line = Line { strict: false, ..line };
                     let entry = found.entry(order(&listed, &line)).or_insert_with(|| Found {
                         listed,
+                        policy_digest: policy.digest().as_str().into(),
                         line,
                         grants: Vec::new(),
                     });
@@ -165,7 +167,7 @@ impl<L: Ledger> LedgerDesk<L> {
     }
 
     fn record(&self, act: Act, wanted: &Wanted, found: &[Found]) -> Result<(), DeskError> {
-        let counters: Vec<CounterName<'_>> = found.iter().map(|found| name(&found.listed)).collect();
+        let counters: Vec<CounterName<'_>> = found.iter().map(name).collect();
         let record =
             OperatorRecord { time_ms: self.clock.now_ms(), act, grant: wanted.grant.as_deref(), counters: &counters };
         let mut text = String::with_capacity(256);
@@ -214,7 +216,7 @@ impl<L: Ledger> LedgerDesk<L> {
                 return Err(error.into());
             }
         }
-        for name in found.iter().map(|found| name(&found.listed)) {
+        for name in found.iter().map(name) {
             tracing::info!(policy = name.policy, counter = name.counter, "An operator reset a quota.");
         }
         Ok(json!({ "revision": snapshot.revision(), "time": rfc3339(self.ledger.now_ms()), "reset": rows }))
@@ -287,10 +289,11 @@ fn order(listed: &Listed, line: &Line) -> Order {
     (policy, name, tool, server, group, line.counter.0, line.span.letter(), line.max, mode)
 }
 
-fn name(listed: &Listed) -> CounterName<'_> {
-    let terms = &listed.charge.terms;
+fn name(found: &Found) -> CounterName<'_> {
+    let (listed, terms) = (&found.listed, &found.listed.charge.terms);
     CounterName {
         policy: &terms.policy,
+        policy_digest: Some(&found.policy_digest),
         counter: &terms.name,
         window: &terms.window,
         scope: &terms.scope,
@@ -299,7 +302,7 @@ fn name(listed: &Listed) -> CounterName<'_> {
 }
 
 fn row(found: &Found, standing: Standing, now_ms: u64) -> Value {
-    let Found { listed, line, grants } = found;
+    let Found { listed, line, grants, .. } = found;
     let terms = &listed.charge.terms;
     // Of a row of equal calls it depends on the next call.
     let known = !matches!(listed.charge.measure, Measure::Streak { .. });

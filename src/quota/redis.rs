@@ -31,6 +31,7 @@ mod keeper;
 mod link;
 mod pins;
 mod probe;
+mod records;
 mod script;
 mod server;
 mod settings;

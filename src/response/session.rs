@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use mcp_authz_core::{
-    audit::ResponseRecord,
+    audit::{Outcome, ResponseRecord},
     policy::Policy,
     response::{Asked, Begun, Came, Exchange, Head, Kind, Report, Step},
 };
@@ -55,6 +55,8 @@ pub struct Session {
     /// What the ticket says, once it is verified.
     ticket: Option<Ticket>,
     policy: Option<Arc<Policy>>,
+    /// The caller, by the grants as they are now.
+    subject: Option<Arc<str>>,
     status: u16,
     report: Report,
     /// Why it was withheld by us rather than by the exchange.
@@ -84,6 +86,7 @@ impl Session {
             stage: Stage::Head,
             ticket: None,
             policy: None,
+            subject: None,
             status: 0,
             report: Report::default(),
             withheld: None,
@@ -138,6 +141,7 @@ impl Session {
             Err(reason) => return self.withhold(reason),
         };
         self.policy = Some(Arc::clone(&job.policy));
+        self.subject = Some(Arc::clone(&job.who.subject));
         match Exchange::begin(job, head) {
             Begun::Pass => {
                 self.stage = Stage::Over;
@@ -315,8 +319,11 @@ impl Session {
     fn record(&self, outcome: ResponseOutcome, reason: Option<WithheldReason>) {
         let ticket = self.ticket.as_ref();
         let elapsed = self.begun.map_or(0, |begun| begun.elapsed().as_millis());
+        // Where nobody could be looked up, the grant is all that is known.
+        let by_grant = ticket.map(|ticket| format!("grant:{}", ticket.grant));
         let record = ResponseRecord {
             time_ms: self.responses.clock.now_ms(),
+            verdict: verdict(outcome, reason),
             outcome: outcome.name(),
             withheld: reason.map(WithheldReason::name),
             stream_id: ticket.and_then(|ticket| ticket.stream_id.as_deref()),
@@ -324,9 +331,11 @@ impl Session {
             server: ticket.map(|ticket| &*ticket.server),
             policy: ticket.map(|ticket| &*ticket.policy),
             policy_digest: self.policy.as_ref().map(|policy| policy.digest().as_str()),
+            principal: self.subject.as_deref().or(by_grant.as_deref()),
             grant: ticket.map(|ticket| &*ticket.grant),
             method: ticket.map(Ticket::method),
             tool: ticket.and_then(Ticket::tool),
+            trace: None,
             status: self.status,
             report: &self.report,
             upstream_ms: self.upstream_ms,
@@ -336,6 +345,29 @@ impl Session {
         record.write(&mut line);
         // What has left cannot be taken back; the sink counts what it loses.
         drop(self.responses.audit.append(line.as_bytes()));
+    }
+}
+
+/// What a response came to for the client, in the words of the audit.
+const fn verdict(outcome: ResponseOutcome, reason: Option<WithheldReason>) -> Outcome {
+    match (outcome, reason) {
+        // Nobody could judge it to its end, or at all.
+        (ResponseOutcome::Cut, _)
+        | (
+            ResponseOutcome::Withheld,
+            Some(WithheldReason::Mode | WithheldReason::Overload | WithheldReason::Pins | WithheldReason::Policy),
+        ) => Outcome::Error,
+        (ResponseOutcome::Withheld, _) => Outcome::Denied,
+        (
+            ResponseOutcome::LeftAlone
+            | ResponseOutcome::NoAnswer
+            | ResponseOutcome::Ok
+            | ResponseOutcome::Passed
+            | ResponseOutcome::ProtocolError
+            | ResponseOutcome::ServerError
+            | ResponseOutcome::ToolError,
+            _,
+        ) => Outcome::Allowed,
     }
 }
 

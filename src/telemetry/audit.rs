@@ -1,19 +1,43 @@
-//! The stream of audit records: one JSON line per decision, off the request path.
+//! The stream of audit records: numbered, linked and written off the request path.
 //!
 //! Owns where the lines go and what happens when they cannot; what a record says is the core's business. That a record was
-//! taken means that it is in the buffer, not that it is on a disk.
+//! taken means that it is in the buffer, not that it is on a disk. The one thread that writes also gives each record its place in
+//! the chain, so a batch that fails half way is sent again as it is, and what was never taken is told by a record of its own.
 
 use std::{
-    io,
+    fmt, io,
     path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use crate::telemetry::{
-    lines::{AppendFile, Event, Lines, Output, Refused, Stream, WhileFailing},
-    metrics::{AuditOutcome, ErrorKind, Metrics},
+use mcp_authz_core::audit::chain::{Chain, Hash, LINE_BYTES_MAX, Signer};
+
+use crate::{
+    clock::{Clock, SystemClock},
+    quota::random_bytes,
+    telemetry::{
+        lines::{Event, Lines, Output, Refused, Stream, WhileFailing},
+        metrics::{AuditOutcome, ErrorKind, Metrics},
+    },
 };
+
+mod batch;
+mod file;
+pub mod key;
+#[cfg(test)]
+pub(crate) mod read_back;
+mod seal;
+
+pub use batch::{BATCH_BYTES_MAX, BatchSink, Remote};
+pub use file::{Rotation, rotated};
+
+use batch::Batches;
+use file::AuditFile;
+use seal::Sealing;
 
 /// Where audit records go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +46,10 @@ pub enum Sink {
     File(PathBuf),
     /// Nowhere.
     None,
+    /// To an OpenTelemetry collector, as logs.
+    Otlp,
+    /// Into a stream of the Redis that has the counters.
+    Redis,
     /// Standard error.
     Stderr,
     /// Standard output.
@@ -37,6 +65,45 @@ pub enum WhenUnavailable {
     Deny,
 }
 
+/// When a record about the chain itself is written, so that little is open to doubt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoints {
+    /// After so many records.
+    pub records: u64,
+    /// After so long, if there are records since the last one.
+    pub every: Duration,
+}
+
+impl Default for Checkpoints {
+    fn default() -> Self {
+        Self { records: 1_000, every: Duration::from_secs(60) }
+    }
+}
+
+/// What a sink is opened with.
+pub struct Settings {
+    /// What happens when it cannot be written.
+    pub when_unavailable: WhenUnavailable,
+    /// Bytes that wait to be written.
+    pub buffer_bytes_max: usize,
+    /// When files end.
+    pub rotation: Rotation,
+    /// When checkpoints are written; only with a signer.
+    pub checkpoints: Checkpoints,
+    /// Signs them.
+    pub signer: Option<Box<dyn Signer>>,
+    /// Dates records about the chain.
+    pub clock: Arc<dyn Clock>,
+    /// The other end of [`Sink::Otlp`] and [`Sink::Redis`].
+    pub remote: Option<Box<dyn BatchSink>>,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings").field("buffer_bytes_max", &self.buffer_bytes_max).finish_non_exhaustive()
+    }
+}
+
 /// Why a record was not kept.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
@@ -46,8 +113,8 @@ pub enum AuditError {
     /// Writes are failing, or the sink is closed.
     #[error("audit sink is not writable")]
     NotWritable,
-    /// The record is not one line. A defect of ours.
-    #[error("audit record holds a line feed")]
+    /// The record is not one line of a bounded length. A defect of ours.
+    #[error("audit record is not one line")]
     NotOneLine,
     /// The sink could not be opened.
     #[error("audit sink cannot be opened: {sink:?}")]
@@ -75,7 +142,7 @@ pub struct AuditSink {
 }
 
 impl AuditSink {
-    /// Opens the sink and starts its writer thread. `buffer_bytes_max` bounds what waits to be written, in bytes.
+    /// Opens the sink with nothing but the necessary: no signature, no end of files.
     ///
     /// # Errors
     /// [`AuditError::Open`]; the operator has to mend the path or its permissions.
@@ -85,31 +152,62 @@ impl AuditSink {
         buffer_bytes_max: usize,
         metrics: Metrics,
     ) -> Result<Self, AuditError> {
-        let failed = |source| AuditError::Open { sink: sink.clone(), source };
-        let start = |lines: io::Result<Lines>| lines.map(Some).map_err(failed);
-        let lines = match sink {
-            Sink::File(path) => start(AppendFile::open(path).and_then(|file| lines(file, buffer_bytes_max, &metrics)))?,
-            Sink::None => None,
-            Sink::Stderr => start(Stream::stderr().and_then(|stream| lines(stream, buffer_bytes_max, &metrics)))?,
-            Sink::Stdout => start(Stream::stdout().and_then(|stream| lines(stream, buffer_bytes_max, &metrics)))?,
+        let settings = Settings {
+            when_unavailable,
+            buffer_bytes_max,
+            rotation: Rotation::default(),
+            checkpoints: Checkpoints::default(),
+            signer: None,
+            clock: Arc::new(SystemClock::new()),
+            remote: None,
         };
+        Self::open_with(sink, settings, metrics)
+    }
+
+    /// Opens the sink and starts its writer thread.
+    ///
+    /// # Errors
+    /// [`AuditError::Open`]; the operator has to mend the path or its permissions.
+    pub fn open_with(sink: &Sink, settings: Settings, metrics: Metrics) -> Result<Self, AuditError> {
+        let when_unavailable = settings.when_unavailable;
+        let lines = Self::start(sink, settings, &metrics);
+        let lines = lines.map_err(|source| AuditError::Open { sink: sink.clone(), source })?;
         Ok(Self { lines, when_unavailable, metrics })
     }
 
-    /// Takes one record, serialized, without its line feed. Copies it and returns; never waits for the sink.
+    fn start(sink: &Sink, mut settings: Settings, metrics: &Metrics) -> io::Result<Option<Lines>> {
+        let remote = settings.remote.take();
+        let lines = match sink {
+            Sink::File(path) => {
+                let (file, previous) = AuditFile::open(path, settings.rotation)?;
+                lines(file, settings, previous, metrics)?
+            }
+            Sink::None => return Ok(None),
+            Sink::Otlp | Sink::Redis => {
+                let remote = remote.ok_or_else(|| io::Error::other("this sink has nothing to send through"))?;
+                lines(Batches(remote), settings, None, metrics)?
+            }
+            Sink::Stderr => lines(Stream::stderr()?, settings, None, metrics)?,
+            Sink::Stdout => lines(Stream::stdout()?, settings, None, metrics)?,
+        };
+        Ok(Some(lines))
+    }
+
+    /// Takes the draft of one record, without a line feed. Copies it and returns; never waits for the sink.
     ///
     /// # Errors
     /// Only under [`WhenUnavailable::Deny`]: the record was not kept, and the caller denies. Otherwise it is counted as dropped.
-    pub fn append(&self, record: &[u8]) -> Result<(), AuditError> {
+    pub fn append(&self, draft: &[u8]) -> Result<(), AuditError> {
         let Some(lines) = &self.lines else { return Ok(()) };
         let while_failing = match self.when_unavailable {
             WhenUnavailable::Count => WhileFailing::Buffer,
             WhenUnavailable::Deny => WhileFailing::Refuse,
         };
-        let error = if record.contains(&b'\n') {
+        let error = if draft.contains(&b'\n') || draft.len() > LINE_BYTES_MAX {
+            lines.refuse();
             AuditError::NotOneLine
         } else {
-            match lines.append(record, while_failing) {
+            match lines.append(draft, while_failing) {
                 Ok(()) => return Ok(()),
                 Err(Refused::Full) => AuditError::Full,
                 Err(Refused::Closed | Refused::Failing) => AuditError::NotWritable,
@@ -142,10 +240,13 @@ impl AuditSink {
     }
 }
 
-fn lines(output: impl Output, bytes_max: usize, metrics: &Metrics) -> io::Result<Lines> {
+fn lines(output: impl Output, settings: Settings, previous: Option<Hash>, metrics: &Metrics) -> io::Result<Lines> {
+    let id = random_bytes().map_err(io::Error::other)?;
+    let chain = Chain::new(id, previous, settings.signer);
+    let sealing = Sealing::new(chain, settings.checkpoints, settings.clock);
     let metrics = metrics.clone();
     let failing = AtomicBool::new(false);
-    Lines::start("audit", output, bytes_max, move |event| match event {
+    Lines::start("audit", output, sealing, settings.buffer_bytes_max, move |event| match event {
         Event::Dropped(n) => metrics.audit_records(AuditOutcome::Dropped, n),
         Event::Failed(error) => {
             metrics.audit_records(AuditOutcome::Failed, 1);

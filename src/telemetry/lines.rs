@@ -4,13 +4,9 @@
 //! every [`LINGER`], so that under load it is not woken for each line. A reader that stalls fills the buffer and blocks nobody.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, ErrorKind, Write as _},
-    os::{
-        fd::{AsFd as _, OwnedFd},
-        unix::fs::OpenOptionsExt as _,
-    },
-    path::{Path, PathBuf},
+    os::fd::{AsFd as _, OwnedFd},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::Duration,
@@ -29,32 +25,6 @@ pub(crate) trait Output: Send + 'static {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
     /// Opens the target anew; false if that has no meaning for it.
     fn reopen(&mut self) -> io::Result<bool>;
-}
-
-/// A file that is appended to and can be rotated.
-#[derive(Debug)]
-pub(crate) struct AppendFile {
-    path: PathBuf,
-    file: File,
-}
-
-impl AppendFile {
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        // Only the owner may read who called what.
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-        Ok(Self { path: path.to_owned(), file })
-    }
-}
-
-impl Output for AppendFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
-    }
-
-    fn reopen(&mut self) -> io::Result<bool> {
-        *self = Self::open(&self.path)?;
-        Ok(true)
-    }
 }
 
 /// Stdout or stderr, without the buffer and the lock of the standard library: a stalled write must not hold that lock.
@@ -82,6 +52,40 @@ impl Output for Stream {
 
     fn reopen(&mut self) -> io::Result<bool> {
         Ok(false)
+    }
+}
+
+/// Makes what is written of the lines that were taken. Seen by the writer thread only.
+pub(crate) trait Stage: Send + 'static {
+    /// Appends to `out` what becomes of the lines in `taken`, each with its line feed, of which `lost` were refused before them.
+    fn pass(&mut self, taken: &mut Vec<u8>, lost: u64, out: &mut Vec<u8>);
+    /// Appends what comes before everything.
+    fn begin(&mut self, out: &mut Vec<u8>);
+    /// Appends what comes after everything.
+    fn end(&mut self, out: &mut Vec<u8>);
+    /// After how long without a line [`Stage::pass`] is called all the same; `None` for never.
+    fn patience(&self) -> Option<Duration>;
+}
+
+/// Lines are written as they are.
+#[derive(Debug)]
+pub(crate) struct AsTheyAre;
+
+impl Stage for AsTheyAre {
+    fn pass(&mut self, taken: &mut Vec<u8>, _lost: u64, out: &mut Vec<u8>) {
+        if out.is_empty() {
+            std::mem::swap(taken, out);
+        } else {
+            out.append(taken);
+        }
+    }
+
+    fn begin(&mut self, _out: &mut Vec<u8>) {}
+
+    fn end(&mut self, _out: &mut Vec<u8>) {}
+
+    fn patience(&self) -> Option<Duration> {
+        None
     }
 }
 
@@ -117,6 +121,8 @@ struct State {
     /// Bytes that the writer has taken and not yet written; they count toward the bound.
     writing: usize,
     failing: bool,
+    /// Lines that were refused since the writer last came by.
+    refused: u64,
     waiting: Waiting,
     reopen: bool,
     closing: bool,
@@ -171,6 +177,7 @@ impl Lines {
     pub(crate) fn start(
         name: &str,
         output: impl Output,
+        stage: impl Stage,
         bytes_max: usize,
         report: impl Fn(Event<'_>) + Send + Sync + 'static,
     ) -> io::Result<Self> {
@@ -181,7 +188,9 @@ impl Lines {
             bytes_max,
             report: Box::new(report),
         });
-        let mut writer = Writer { shared: Arc::clone(&shared), output, batch: Vec::new(), offset: 0, pause: BACKOFF.0 };
+        let (taken, batch) = (Vec::new(), Vec::new());
+        let mut writer =
+            Writer { shared: Arc::clone(&shared), output, stage, taken, batch, offset: 0, pause: BACKOFF.0 };
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || writer.run())?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
@@ -194,10 +203,15 @@ impl Lines {
             return Err(Refused::Closed);
         }
         if state.failing && while_failing == WhileFailing::Refuse {
+            state.refused = state.refused.saturating_add(1);
             return Err(Refused::Failing);
         }
         let size = state.pending.len().saturating_add(state.writing).saturating_add(line.len()).saturating_add(1);
         if size > shared.bytes_max {
+            state.refused = state.refused.saturating_add(1);
+            drop(state);
+            // It may wait for lines, and has to tell of this one.
+            shared.to_writer.notify_one();
             return Err(Refused::Full);
         }
         state.pending.extend_from_slice(line);
@@ -215,6 +229,14 @@ impl Lines {
             shared.to_writer.notify_one();
         }
         Ok(())
+    }
+
+    /// Counts a line that was refused elsewhere.
+    pub(crate) fn refuse(&self) {
+        let mut state = self.shared.lock();
+        state.refused = state.refused.saturating_add(1);
+        drop(state);
+        self.shared.to_writer.notify_one();
     }
 
     /// Asks the writer to open its file anew, before its next write.
@@ -248,21 +270,34 @@ impl Drop for Lines {
     }
 }
 
-struct Writer<O> {
+struct Writer<O, S> {
     shared: Arc<Shared>,
     output: O,
+    stage: S,
+    /// Lines as they were handed in.
+    taken: Vec<u8>,
+    /// What is written.
     batch: Vec<u8>,
     /// Bytes of `batch` that are written.
     offset: usize,
     pause: Duration,
 }
 
-impl<O: Output> Writer<O> {
+impl<O: Output, S: Stage> Writer<O, S> {
     fn run(&mut self) {
+        self.stage.begin(&mut self.batch);
+        self.write();
         while self.take() {
             self.write();
         }
         let mut state = self.shared.lock();
+        let is_lost = state.lost;
+        drop(state);
+        if !is_lost {
+            self.stage.end(&mut self.batch);
+            self.write();
+        }
+        state = self.shared.lock();
         state.done = true;
         drop(state);
         self.shared.from_writer.notify_all();
@@ -272,23 +307,46 @@ impl<O: Output> Writer<O> {
     fn take(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
-        while state.pending.is_empty() && !state.closing && !state.reopen {
+        let patience = self.stage.patience();
+        let is_idle = |state: &State| state.pending.is_empty() && state.refused == 0 && !state.closing && !state.reopen;
+        while is_idle(&state) {
             state.waiting = Waiting::AnyLine;
-            state = shared.to_writer.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let Some(patience) = patience else {
+                state = shared.to_writer.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let waited = shared.to_writer.wait_timeout_while(state, patience, |state| is_idle(state));
+            let (back, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            state = back;
+            if timeout.timed_out() {
+                break;
+            }
         }
-        if state.pending.len() < shared.many() && !state.closing && !state.reopen {
+        if !state.pending.is_empty() && state.pending.len() < shared.many() && !state.closing && !state.reopen {
             state.waiting = Waiting::ManyLines;
             let alone = |state: &mut State| state.waiting == Waiting::ManyLines && !state.closing && !state.reopen;
             let waited = shared.to_writer.wait_timeout_while(state, LINGER, alone);
             (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         }
         state.waiting = Waiting::Nothing;
+        std::mem::swap(&mut self.taken, &mut state.pending);
+        let refused = std::mem::take(&mut state.refused);
+        state.writing = self.taken.len();
+        let goes_on = !self.taken.is_empty() || refused > 0 || state.reopen || !state.closing;
+        drop(state);
+        self.stage(refused);
+        goes_on
+    }
+
+    /// Makes the batch of what was taken. Not under the lock: whoever appends must not wait for it.
+    fn stage(&mut self, refused: u64) {
         self.batch.clear();
         self.batch.shrink_to(KEEP_BYTES);
-        std::mem::swap(&mut self.batch, &mut state.pending);
         self.offset = 0;
-        state.writing = self.batch.len();
-        !self.batch.is_empty() || state.reopen || !state.closing
+        self.stage.pass(&mut self.taken, refused, &mut self.batch);
+        self.taken.clear();
+        self.taken.shrink_to(KEEP_BYTES);
+        self.shared.lock().writing = self.batch.len();
     }
 
     /// Writes the batch out, however often it takes; gives up only at the end.
@@ -297,6 +355,8 @@ impl<O: Output> Writer<O> {
             self.reopen_if_asked();
             let rest = self.batch.get(self.offset..).unwrap_or_default();
             if rest.is_empty() {
+                self.batch.clear();
+                self.offset = 0;
                 return;
             }
             let wrote = match self.output.write(rest) {

@@ -20,7 +20,7 @@ use tracing_subscriber::{
 };
 
 use crate::telemetry::{
-    lines::{Lines, Stream, WhileFailing},
+    lines::{AsTheyAre, Lines, Stream, WhileFailing},
     otlp::logs::LogLayer,
 };
 
@@ -98,7 +98,7 @@ pub enum LogError {
 /// See [`LogError`].
 pub fn init(level: Level, format: Format, collector: Option<LogLayer>) -> Result<LogGuard, LogError> {
     let stream = Stream::stderr().map_err(LogError::Stderr)?;
-    let lines = Lines::start("log", stream, BUFFER_BYTES_MAX, |_| ()).map_err(LogError::Stderr)?;
+    let lines = Lines::start("log", stream, AsTheyAre, BUFFER_BYTES_MAX, |_| ()).map_err(LogError::Stderr)?;
     let sink = Arc::new(Sink { lines, format, dropped: AtomicU64::new(0) });
     let color = if io::stderr().is_terminal() { Color::Some } else { Color::None };
     subscriber(&sink, level, color, collector).try_init().map_err(LogError::Twice)?;
@@ -248,7 +248,7 @@ mod tests {
 
     fn logged(level: Level, format: Format, events: impl FnOnce()) -> String {
         let out = Shared::default();
-        let lines = Lines::start("log", out.clone(), 4096, |_| ()).unwrap();
+        let lines = Lines::start("log", out.clone(), AsTheyAre, 4096, |_| ()).unwrap();
         let sink = Arc::new(Sink { lines, format, dropped: AtomicU64::new(0) });
         tracing::subscriber::with_default(subscriber(&sink, level, Color::None, None), events);
         drop(LogGuard(sink));
@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn dropped_lines_are_counted_and_noted() {
         let out = Shared::default();
-        let lines = Lines::start("log", out.clone(), 90, |_| ()).unwrap();
+        let lines = Lines::start("log", out.clone(), AsTheyAre, 90, |_| ()).unwrap();
         let sink = Sink { lines, format: Format::Json, dropped: AtomicU64::new(0) };
         sink.append(&[b'x'; 200]);
         sink.append(&[b'x'; 200]);

@@ -33,6 +33,12 @@ let staying = false;
 /** The complete lines of a file that is still written to. */
 const lines = path => (existsSync(path) ? readFileSync(path, 'utf8').split('\n').slice(0, -1) : []);
 
+/** An audit record with the members of its extension beside those of its core. */
+const flat = line => {
+  const { extensions, ...core } = JSON.parse(line);
+  return Object.assign({}, ...Object.values(extensions), core, { tool: core.tool_name });
+};
+
 /** The next audit line that `fits`, once it is there; those of the handshake and of lists are passed over. */
 async function nextAuditLine(fits) {
   return until('waiting for an audit line', () => {
@@ -40,7 +46,7 @@ async function nextAuditLine(fits) {
     while (auditLinesRead < all.length) {
       const line = all[auditLinesRead];
       auditLinesRead += 1;
-      if (fits(JSON.parse(line))) return line;
+      if (fits(flat(line))) return line;
     }
     return undefined;
   });
@@ -48,7 +54,7 @@ async function nextAuditLine(fits) {
 
 /** Shows the first audit line whole, and of the others what differs. */
 function showAudit(line) {
-  const { decision, reason, rule, grant, tool, arg_keys: keys, latency_us: latency } = JSON.parse(line);
+  const { decision, reason, rule, grant, tool, arg_keys: keys, latency_us: latency } = flat(line);
   const short = JSON.stringify({ decision, reason, rule, grant, tool, arg_keys: keys, latency_us: latency });
   say(`   audit     ${dim(auditLinesShown === 0 ? line : short)}`);
   if (auditLinesShown === 0) say(dim('             (a whole audit line; below they are shortened, and whole in .demo/audit.jsonl)'));
@@ -92,7 +98,7 @@ async function call(client, tool, args, expected) {
   say(`   ${result.isError ? red('denied') : green('result')}    ${shown(text)}`);
   const line = await nextAuditLine(record => record.method === 'tools/call' && record.decision !== undefined);
   showAudit(line);
-  const record = JSON.parse(line);
+  const record = flat(line);
   const allowed = expected.rule === undefined;
   check(record.tool === tool && record.decision === (allowed ? 'allow' : 'deny'), `audit says ${allowed ? 'allow' : 'deny'}`);
   const ran = seen('executed').length - before;
@@ -207,7 +213,7 @@ async function masked(client, direct) {
   const whole = JSON.stringify(after);
   check(!whole.includes(before.fields.email) && !whole.includes(before.fields.card), 'no address and no card number gets through');
   check(after.fields.name === before.fields.name && after.fields.id === before.fields.id, 'everything else does');
-  const line = await nextAuditLine(record => record.event === 'response' && record.tool === 'get_customer');
+  const line = await nextAuditLine(record => record.event_type === 'response' && record.tool === 'get_customer');
   say(`   audit     ${dim(line)}`);
   check(!line.includes(before.fields.email), 'the audit has the hash of the result and how often it was masked, and no value');
 }
@@ -241,7 +247,7 @@ async function wrongToken(url, token) {
   const line = await nextAuditLine(record => record.decision === 'deny');
   showAudit(line);
   check(outcome.code === 401, 'the client sees HTTP 401');
-  check(JSON.parse(line).rule === '(identity)', 'audit says deny, for the identity');
+  check(flat(line).rule === '(identity)', 'audit says deny, for the identity');
   check(seen('request').length === before, 'the MCP server never saw it');
   check(!lines(paths.audit).some(text => text.includes(token) || text.includes(wrong)), 'no audit line holds a token');
 }

@@ -60,7 +60,7 @@ const lines = path => (existsSync(path) ? readFileSync(path, 'utf8').split('\n')
 const executed = () => lines(paths.seen).filter(line => line.event === 'executed' && line.tool === TOOL).length;
 
 /** How many calls one replica let go, by its audit. */
-const allowed = replica => lines(replica.audit).filter(line => line.tool === TOOL && line.decision === 'allow').length;
+const allowed = replica => lines(replica.audit).filter(line => line.tool_name === TOOL && line.event_type === 'decision' && line.outcome === 'allowed').length;
 
 /** How many answers Envoy cut off because whoever looked at them was gone. Envoy writes its log every few seconds. */
 function cutOff() {

@@ -129,7 +129,7 @@ async fn tokens_that_are_not_ours_give_nothing_back_and_are_seen() {
     rig.settled("forged", 6).await;
     assert!(rig.is_denied("flood", "2").await, "nothing came back");
     // All but the one that is too long to be looked at.
-    let recorded = r#""event":"settlement","outcome":"forged"}"#;
+    let recorded = r#""io.mcp-authz/settlement":{"settled":"forged"}}"#;
     until("they are recorded", async || (rig.authz.process.stdout().matches(recorded).count() == 5).then_some(()))
         .await;
     let said = rig.authz.everything_said().await;

@@ -72,7 +72,7 @@ async fn a_tool_that_nobody_sees_is_answered_like_one_that_does_not_exist() {
         ("default_deny", "hidden tool"),
     ] {
         let recorded = |line: &&str| {
-            line.contains(&format!(r#""reason":"{reason}""#)) && line.contains(&format!(r#""tool":"{tool}""#))
+            line.contains(&format!(r#""reason":"{reason}""#)) && line.contains(&format!(r#""tool_name":"{tool}""#))
         };
         assert_eq!(said.lines().filter(recorded).count(), 2, "the audit has {reason} of {tool}: {said}");
     }

@@ -121,7 +121,7 @@ async fn pinned_trusts_nobody_and_report_hides_nothing() {
     let mut rig = Rig::start("{trust: first_use, on_change: report}").await;
     rig.list(&[tool("read", "Reads a file")]).await.unwrap();
     assert_eq!(rig.list(&[tool("read", "Reads any file")]).await.unwrap(), ["read"]);
-    until("the record tells", async || rig.stack.authz.process.stdout().contains(r#""reported":1"#).then_some(()))
+    until("the record tells", async || rig.stack.authz.process.stdout().contains(r#""reported":"1""#).then_some(()))
         .await;
 }
 

@@ -56,7 +56,7 @@ const RESULT: &str = r#"{"jsonrpc":"2.0", "id":1, "result":{"content":[{"type":"
 async fn recorded(stack: &Stack, fields: &[&str]) -> String {
     until(&format!("a record with {fields:?}"), async || {
         let out = stack.authz.process.stdout();
-        let mut lines = out.lines().filter(|line| line.contains("\"event\":\"response\""));
+        let mut lines = out.lines().filter(|line| line.contains("\"event_type\":\"response\""));
         lines.find(|line| fields.iter().all(|field| line.contains(field))).map(str::to_owned)
     })
     .await
@@ -81,7 +81,7 @@ async fn responses_that_need_nothing_open_no_stream() {
     let response = ask(&mut hand, list("hiding")).await;
     assert_eq!(response.text(), LIST.replace(r#", {"name":"secret_tool"}"#, ""));
     assert_eq!(stack.envoy.stat(STREAMS).await, 1);
-    recorded(&stack, &[r#""outcome":"ok""#, r#""hidden":1"#, r#""method":"tools/list""#]).await;
+    recorded(&stack, &[r#""answer":"ok""#, r#""hidden":"1""#, r#""method":"tools/list""#]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -94,9 +94,11 @@ async fn json_and_events_pass_byte_for_byte_where_they_are_only_recorded() {
         asked.answer("200 OK", "content-type: application/json\r\nconnection: close\r\n", RESULT).await;
     });
     assert_eq!((response.status, response.text().as_str()), (200, RESULT));
-    let record = recorded(&stack, &[r#""outcome":"ok""#, r#""method":"tools/call""#]).await;
-    let bytes = format!("\"bytes\":{},", RESULT.len());
-    assert!(record.contains(&bytes) && record.contains("\"result_sha256\":\"") && record.contains("\"status\":200"));
+    let record = recorded(&stack, &[r#""answer":"ok""#, r#""method":"tools/call""#]).await;
+    let bytes = format!("\"bytes\":\"{}\",", RESULT.len());
+    assert!(
+        record.contains(&bytes) && record.contains("\"result_sha256\":\"") && record.contains("\"status\":\"200\"")
+    );
     let events = format!(": hello\r\n\r\nid: 1\ndata: \n\nevent: message\ndata: {RESULT}\n\n: bye\n\n");
     for cut in [1, 7, 40, events.len()] {
         let (response, ()) = tokio::join!(send(&stack, call("open")), async {
@@ -121,12 +123,12 @@ async fn a_response_without_a_body_ends_the_stream_of_it_at_its_head() {
         hand.next().await.answer("202 Accepted", "connection: close\r\n", "").await;
     });
     assert_eq!((response.status, response.text().as_str()), (202, ""));
-    recorded(&stack, &[r#""outcome":"passed""#, r#""status":202"#]).await;
+    recorded(&stack, &[r#""answer":"passed""#, r#""status":"202""#]).await;
     // A body that nobody may read, of an answer that is only recorded: the head says NONE, and the rest costs nothing.
     let (response, ()) = tokio::join!(send(&stack, call("open")), async {
         let mut asked = hand.next().await;
         asked.begin("200 OK", "application/octet-stream").await;
-        recorded(&stack, &[r#""outcome":"passed""#, r#""status":200"#]).await;
+        recorded(&stack, &[r#""answer":"passed""#, r#""status":"200""#]).await;
         assert_eq!(stack.envoy.stat("cluster.mcp_authz_responses.upstream_rq_active").await, 0, "while it still runs");
         asked.chunk("unseen").await;
         asked.end().await;
@@ -207,7 +209,7 @@ async fn under_another_body_mode_everything_is_withheld_and_the_operator_told() 
             assert_eq!(response.header("content-type"), Some("application/json"));
             assert_eq!(response.json()["id"], 1);
         }
-        recorded(&stack, &[r#""outcome":"withheld","withheld":"mode""#]).await;
+        recorded(&stack, &[r#""answer":"withheld""#, r#""withheld":"mode""#]).await;
         until("the operator is told", async || {
             stack.authz.process.output().contains("response_body_mode: STREAMED").then_some(())
         })
@@ -230,7 +232,7 @@ async fn a_compressed_response_is_withheld_where_it_has_to_be_read() {
     let text = response.text();
     assert!(response.status == 200 && text.contains("[POLICY WITHHELD]") && !text.contains("secret"), "{text}");
     assert_eq!(response.header("content-encoding"), None);
-    recorded(&stack, &[r#""outcome":"withheld","withheld":"encoding""#]).await;
+    recorded(&stack, &[r#""answer":"withheld""#, r#""withheld":"encoding""#]).await;
     // Where it is only recorded it passes, and the record says so by what it lacks.
     let (response, ()) = tokio::join!(send(&stack, call("open")), async {
         hand.next().await.answer("200 OK", headers, zipped).await;
@@ -358,7 +360,7 @@ async fn what_an_answer_was_reaches_the_settlement() {
         stack.envoy.process.output().contains("\"answer\":\"tool_error\"").then_some(())
     })
     .await;
-    recorded(&stack, &[r#""outcome":"tool_error""#]).await;
+    recorded(&stack, &[r#""answer":"tool_error""#]).await;
 }
 
 /// What the counter of responses that nobody looked at says.

@@ -145,12 +145,9 @@ async fn calls_that_failed_cost_nothing_and_all_others_do() {
     rig.settled("confirmed", 1).await;
     assert!(rig.is_denied("booking", "after").await);
     let said = rig.authz.everything_said().await;
-    assert!(
-        said.contains(
-            r#""event":"settlement","outcome":"refunded","fate":"answered","attempts":1,"answer":"tool_error""#
-        ),
-        "{said}"
-    );
+    let members =
+        ["\"settled\":\"refunded\"", "\"fate\":\"answered\"", "\"attempts\":\"1\"", "\"answer\":\"tool_error\""];
+    assert!(said.lines().any(|line| members.iter().all(|member| line.contains(member))), "{said}");
 }
 
 /// Entries that claim too much, too little or nonsense.

@@ -240,10 +240,14 @@ fn denies(denied: &DeniedHttpResponse) {
 
 /// One line for every check, and it says what was answered.
 fn recorded(audit: &str, allowed: bool) {
-    assert_eq!(audit.lines().count(), 1, "{audit}");
-    let record: Reference = serde_json::from_str(audit).unwrap_or_default();
-    let decision = record.get("decision").and_then(Reference::as_str);
-    assert_eq!(decision, Some(if allowed { "allow" } else { "deny" }), "{audit}");
+    let records = audit.lines().filter_map(|line| serde_json::from_str::<Reference>(line).ok());
+    let decisions: Vec<Reference> =
+        records.filter(|record| record.get("event_type").is_some_and(|event| event == "decision")).collect();
+    // Beside it stand the start and the end of the chain.
+    assert!(decisions.len() == 1 && audit.lines().count() == 3, "{audit}");
+    let decision =
+        decisions.first().and_then(|record| record.pointer("/extensions/io.mcp-authz~1decision/decision").cloned());
+    assert_eq!(decision, Some(if allowed { "allow" } else { "deny" }.into()), "{audit}");
 }
 
 /// No argument value, token or secret comes out where it must not.

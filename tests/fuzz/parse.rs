@@ -1,10 +1,8 @@
 //! Bytes as a message: the reading agrees with serde_json, and refusing it gives an answer that can be sent.
 
-use std::borrow::Cow;
-
 use mcp_authz_core::{
     answer::{Answer, Asked, Context, answer},
-    audit::{KEY_BYTES_MAX, KEYS_MAX, Record},
+    audit::{ArgsMode, KEY_BYTES_MAX, KEYS_MAX, Record, chain::Chain, escaped},
     decision::{Denial, Reason},
     http::Headers,
     json::{Document, JsonDefect, Kind, Limits, Value},
@@ -176,24 +174,33 @@ fn record(tool: &str, arguments: Option<Value<'_>>) {
         method: "tools/call",
         tool: Some(tool),
         arguments,
+        args: ArgsMode::Keys,
+        args_key: None,
         request_id: None,
         stream_id: None,
+        trace: None,
         is_unmetered: false,
         latency_us: 1,
     };
-    let mut line = String::new();
-    record.write(&mut line);
+    let (mut draft, mut out) = (String::new(), Vec::new());
+    record.write(&mut draft);
+    assert!(Chain::new([0; 16], None, None).seal(draft.as_bytes(), &mut out), "no draft: {draft}");
+    let line = String::from_utf8_lossy(&out);
+    let line = line.trim_end_matches('\n');
     assert!(!line.contains(char::is_control), "more than one line");
-    let parsed = serde_json::from_str::<Reference>(&line);
+    let parsed = serde_json::from_str::<Reference>(line);
     assert!(parsed.is_ok(), "not JSON: {line}");
-    let keys = parsed.ok().and_then(|record| record.get("arg_keys").and_then(Reference::as_array).cloned());
-    let names: Vec<Cow<'_, str>> = arguments.into_iter().flat_map(|a| a.members().map(|(key, _)| key)).collect();
+    let keys = parsed.ok().and_then(|record| {
+        record.pointer("/extensions/io.mcp-authz~1decision/arg_keys").and_then(Reference::as_array).cloned()
+    });
+    let names: Vec<String> = arguments.into_iter().flat_map(|a| a.members().map(|(key, _)| escaped(&key))).collect();
     assert_eq!(keys.as_ref().map_or(0, Vec::len), names.len().min(KEYS_MAX));
     for key in keys.unwrap_or_default() {
         let key = key.as_str().unwrap_or_default();
         let whole = names.iter().any(|name| name == key);
         let cut = key.strip_suffix('…').is_some_and(|cut| names.iter().any(|name| name.starts_with(cut)));
-        assert!(whole || (cut && key.len() <= KEY_BYTES_MAX.saturating_add('…'.len_utf8())), "{key:?} is no key");
+        let is_short = key.len() <= KEY_BYTES_MAX.saturating_mul("\\u202e".len()).saturating_add("…".len());
+        assert!(is_short && (whole || cut), "{key:?} is no key");
     }
 }
 

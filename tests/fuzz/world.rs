@@ -140,6 +140,8 @@ pub(crate) fn check(request: CheckRequest) -> io::Result<Outcome> {
         check: Duration::from_secs(3600),
         margin: Duration::ZERO,
         accept_lossy_body: false,
+        args: mcp_authz_core::audit::ArgsMode::Keys,
+        outcomes: true,
         response: response::Settings::default(),
     };
     let (state, clock) = (Arc::clone(&world.state), Arc::clone(&world.clock));

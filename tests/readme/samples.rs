@@ -4,17 +4,12 @@ use std::path::Path;
 use std::process::Command;
 
 use mcp_authz_core::{
-    audit::{Act, CounterName, OperatorRecord, PinAct, PinRecord, Record, ResponseRecord, Settlement},
     decision::Decision,
     document::Format,
     json::{Document, Limits},
-    ledger::{CounterId, Line, Span},
-    mask::{Action, Findings, Hit, Judged, MaskKey},
+    mask::{Findings, Judged, MaskKey},
     policy::{Call, Policy, Source},
     principal::Principal,
-    quota::Mode,
-    response::{Came, Kind, Report, Withheld},
-    settle::{Facts, Fate},
     splice::Splices,
 };
 use serde_json::Value;
@@ -38,13 +33,8 @@ const KNOWN: &[(&str, &str)] = &[
     ("yaml config.yaml", "the_samples_load_and_their_cases_pass"),
     ("yaml servers.yaml", "the_samples_load_and_their_cases_pass"),
     ("yaml grants.yaml", "the_samples_load_and_their_cases_pass"),
-    ("json audit", "the_audit_fields_are_those_of_a_record"),
-    ("json response", "the_fields_of_responses_are_those_of_a_record"),
-    ("json settlement", "the_fields_of_settlements_are_those_of_a_record"),
     ("sh admin", "the_steps_to_the_admin_token_lead_to_it"),
     ("sh quota", "the_steps_to_the_admin_token_lead_to_it"),
-    ("json act", "the_fields_of_an_act_are_those_of_its_record"),
-    ("json act of pins", "the_fields_of_an_act_upon_pins_are_those_of_its_record"),
     ("sh develop", "the_targets_of_make_are_there"),
 ];
 
@@ -208,156 +198,6 @@ fn masked(policy: &Policy, text: &str) -> String {
 }
 
 #[test]
-fn the_audit_fields_are_those_of_a_record() {
-    let arguments: String = (0..65).map(|n| format!("\"a{n}\":1,")).collect();
-    let text = format!("{{{}}}", arguments.trim_end_matches(','));
-    let document = Document::parse(text.as_bytes(), Limits::default()).unwrap();
-    let some = Some("x");
-    let record = Record {
-        time_ms: 0,
-        reason: None,
-        rule: "",
-        rule_exact: some,
-        policy: some,
-        policy_digest: some,
-        server: some,
-        principal: some,
-        grant: some,
-        method: "tools/call",
-        tool: some,
-        arguments: Some(document.root()),
-        request_id: some,
-        stream_id: some,
-        is_unmetered: true,
-        latency_us: 1,
-    };
-    let mut line = String::new();
-    record.write(&mut line);
-    let documented: Vec<String> =
-        table("Audit", "field").iter().flat_map(|row| spans(&row[0])).map(str::to_owned).collect();
-    assert_eq!(documented, keys(&line));
-    let example = keys(&block("json audit"));
-    assert!(example.iter().all(|key| documented.contains(key)), "{example:?}");
-    assert!(example.len() + 3 >= documented.len(), "the example lacks fields that every allowed call has");
-}
-
-#[test]
-fn the_fields_of_responses_are_those_of_a_record() {
-    let hits = (0..65).map(|n| Hit { rule: n.to_string().into(), action: Action::Mask, count: 1 }).collect();
-    let new_fields = (0..65).map(|n| n.to_string()).collect();
-    let report = Report {
-        came: None,
-        sha256: Some([1; 32]),
-        bytes: 1,
-        hidden: 1,
-        unapproved: 1,
-        findings: Findings { hits, new_fields },
-        reported: 1,
-        dropped: 1,
-        withheld: Some(Withheld::Size),
-        unread: Some(Withheld::Size),
-    };
-    let some = Some("x");
-    let record = ResponseRecord {
-        time_ms: 1,
-        outcome: "ok",
-        withheld: some,
-        stream_id: some,
-        request_id: some,
-        server: some,
-        policy: some,
-        policy_digest: some,
-        grant: some,
-        method: some,
-        tool: some,
-        status: 200,
-        report: &report,
-        upstream_ms: Some(1),
-        duration_ms: 1,
-    };
-    let mut line = String::new();
-    record.write(&mut line);
-    let documented: Vec<String> =
-        table("Audit", "field of a response").iter().flat_map(|row| spans(&row[0])).map(str::to_owned).collect();
-    assert_eq!(documented, keys(&line));
-    let example = keys(&block("json response"));
-    assert!(example.iter().all(|key| documented.contains(key)), "{example:?}");
-}
-
-#[test]
-fn the_fields_of_settlements_are_those_of_a_record() {
-    let line = Line {
-        counter: CounterId(1),
-        label: "deletions:hour-utc".into(),
-        span: Span::Lifetime { idle_ms: 0 },
-        mode: Mode::Consume,
-        amount: 1,
-        max: 1,
-        strict: true,
-        release: false,
-    };
-    let came = Came { kind: Kind::ProtocolError, bytes: 1, usage: Vec::new() };
-    let record = Settlement {
-        time_ms: 1,
-        outcome: "refunded",
-        facts: Some(&Facts { fate: Fate::Answered(200), attempts: 1, came: Some(came) }),
-        reservation: Some("1"),
-        policy: Some([1; 8]),
-        issued_ms: Some(1),
-        lines: &[line],
-    };
-    let mut text = String::new();
-    record.write(&mut text);
-    let rows = table("Audit", "field of a settlement");
-    let documented: Vec<String> = rows.iter().flat_map(|row| spans(&row[0])).map(str::to_owned).collect();
-    assert_eq!(documented, keys(&text));
-    assert_eq!(keys(&block("json settlement")), documented);
-    let said = |field: &str| rows.iter().find(|row| row[0].contains(field)).unwrap()[1].clone();
-    let outcomes = ["expired", "failed", "forged", "refunded", "surplus", "unknown"];
-    assert!(outcomes.iter().all(|outcome| said("outcome").contains(&format!("`{outcome}`"))));
-    assert!(Fate::NAMES.iter().all(|fate| said("fate").contains(&format!("`{fate}`"))));
-    assert!(Kind::NAMES.iter().all(|kind| said("answer").contains(&format!("`{kind}`"))));
-}
-
-#[test]
-fn the_fields_of_an_act_are_those_of_its_record() {
-    let counter = CounterName { policy: "p", counter: "c", window: "w", scope: "s", tool: Some("t") };
-    let acts = [Act::AcceptLoss, Act::Reset, Act::ResetFailed];
-    let written = acts.map(|act| {
-        let mut line = String::new();
-        OperatorRecord { time_ms: 0, act, grant: Some("g"), counters: &[counter] }.write(&mut line);
-        line
-    });
-    let rows = table("Audit", "field of an act");
-    let documented: Vec<String> = rows.iter().flat_map(|row| spans(&row[0])).map(str::to_owned).collect();
-    let example = block("json act");
-    for line in written.iter().map(String::as_str).chain([example.as_str()]) {
-        assert_eq!(documented, keys(line));
-    }
-    let members =
-        |line: &str| serde_json::from_str::<Value>(line).unwrap()["counters"][0].as_object().cloned().unwrap();
-    let names = |line: &str| members(line).keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&written[0]), names(&example));
-    let events = rows.iter().find(|row| row[0] == "`event`").unwrap();
-    assert_eq!(spans(&events[1]), acts.map(Act::name));
-}
-
-#[test]
-fn the_fields_of_an_act_upon_pins_are_those_of_its_record() {
-    let acts = [PinAct::Approve, PinAct::Forget, PinAct::Reset, PinAct::Failed];
-    let rows = table("Audit", "field of an act upon pins");
-    let documented: Vec<String> = rows.iter().flat_map(|row| spans(&row[0])).map(str::to_owned).collect();
-    for act in acts {
-        let mut line = String::new();
-        PinRecord { time_ms: 0, act, server: "s", tool: Some("t"), digest: Some("d") }.write(&mut line);
-        assert_eq!(documented, keys(&line));
-    }
-    assert_eq!(documented, keys(&block("json act of pins")));
-    let events = rows.iter().find(|row| row[0] == "`event`").unwrap();
-    assert_eq!(spans(&events[1]), acts.map(PinAct::name));
-}
-
-#[test]
 fn the_steps_to_the_admin_token_lead_to_it() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join("my-gateway").join(name);
@@ -379,10 +219,4 @@ fn the_steps_to_the_admin_token_lead_to_it() {
         assert_eq!(output.status.code(), Some(64), "{said}");
         assert!(said.contains("is mcp-authz running there?"), "{line}: {said}");
     }
-}
-
-/// The names of the members of an object, as they stand in the text.
-fn keys(object: &str) -> Vec<String> {
-    let document = Document::parse(object.as_bytes(), Limits::default()).unwrap();
-    document.root().members().map(|(key, _)| key.into_owned()).collect()
 }

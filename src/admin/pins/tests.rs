@@ -16,7 +16,7 @@ use crate::{
     pins::{FolderStore, Pinboard, store::AnyStore},
     state::State as Documents,
     telemetry::{
-        audit::{AuditSink, Sink, WhenUnavailable},
+        audit::{AuditSink, Sink, WhenUnavailable, read_back::records},
         metrics::Metrics,
     },
 };
@@ -105,7 +105,7 @@ impl Rig {
         drop((pages, board));
         audit.close(std::time::Duration::from_secs(10)).unwrap();
         let text = std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        records(&text)
     }
 }
 
@@ -185,7 +185,7 @@ async fn what_waits_is_listed_and_only_what_was_read_is_approved() {
     assert_eq!(rig.post("/pins/approve", &all).await.0, 409, "nothing waits any more");
     assert_eq!(rig.post("/pins/forget", &json!({"server": "tickets", "tool": "c"})).await.0, 200);
     assert_eq!(rig.post("/pins/forget", &json!({"server": "tickets", "tool": "c"})).await.0, 409);
-    let events: Vec<Value> = rig.audit().into_iter().map(|record| record["event"].clone()).collect();
+    let events: Vec<Value> = rig.audit().into_iter().map(|record| record["event_type"].clone()).collect();
     assert_eq!(events, ["pins_approve", "pins_approve", "pins_forget", "pins_forget", "pins_failed"]);
 }
 
@@ -202,7 +202,7 @@ async fn damage_is_told_and_mended() {
     assert_eq!(other.get("/pins/diff?server=tickets").await.0, 409);
     assert_eq!(other.post("/pins/reset", &json!({"server": "tickets"})).await.0, 200);
     assert_eq!(other.get("/pins?server=tickets").await.1["servers"][0]["approved"], 0);
-    assert_eq!(other.audit()[0]["event"], "pins_reset");
+    assert_eq!(other.audit()[0]["event_type"], "pins_reset");
 }
 
 #[tokio::test]

@@ -210,7 +210,7 @@ async fn a_change_is_seen_read_and_approved() {
     assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["servers"][0]["approved"], 0);
     let audit = rig.end().await;
     assert_eq!(
-        audit.iter().map(|one| one["event"].as_str().unwrap()).collect::<Vec<_>>(),
+        audit.iter().map(|one| one["event_type"].as_str().unwrap()).collect::<Vec<_>>(),
         ["pins_approve", "pins_approve", "pins_forget", "pins_reset"]
     );
     assert!(!format!("{audit:?}").contains("Send the token"));

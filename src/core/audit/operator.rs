@@ -1,7 +1,6 @@
-//! The audit record of what an operator did to counters.
+//! The audit records of what an operator did to counters and to pins.
 
-use super::push_time;
-use crate::text::push_json_string_cut;
+use super::{Core, OPERATOR, Outcome, draft};
 
 /// An act of an operator upon quotas. There is no subject and no amount in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +30,8 @@ impl Act {
 pub struct CounterName<'a> {
     /// Id of the policy.
     pub policy: &'a str,
+    /// Digest of the policy, where it is known.
+    pub policy_digest: Option<&'a str>,
     /// As its author named it.
     pub counter: &'a str,
     /// The window, e.g. `hour`.
@@ -96,82 +97,32 @@ pub struct PinRecord<'a> {
 }
 
 impl PinRecord<'_> {
-    /// Appends the record as one line, without a line feed.
+    /// Appends the draft.
     pub fn write(&self, out: &mut String) {
-        out.push_str("{\"time\":\"");
-        push_time(out, self.time_ms);
-        out.push_str("\",\"event\":\"");
-        out.push_str(self.act.name());
-        out.push_str("\",\"who\":\"operator\"");
-        super::text(out, "server", Some(self.server));
-        super::text(out, "tool", self.tool);
-        super::text(out, "digest", self.digest);
-        out.push('}');
+        let outcome = if self.act == PinAct::Failed { Outcome::Error } else { Outcome::Allowed };
+        let core = Core { time_ms: self.time_ms, outcome, principal: OPERATOR, tool: self.tool };
+        draft(out, self.act.name(), "operator", &core, |out| {
+            out.text("digest", self.digest);
+            out.text("server", Some(self.server));
+        });
     }
 }
-
-/// Bytes of each name.
-const NAME_BYTES_MAX: usize = super::NAME_BYTES_MAX;
 
 impl OperatorRecord<'_> {
-    /// Appends the record as one line, without a line feed.
+    /// Appends the draft.
     pub fn write(&self, out: &mut String) {
-        out.push_str("{\"time\":\"");
-        push_time(out, self.time_ms);
-        out.push_str("\",\"event\":\"");
-        out.push_str(self.act.name());
-        out.push_str("\",\"who\":\"operator\"");
-        super::text(out, "grant", self.grant);
-        out.push_str(",\"counters\":[");
-        for (at, name) in self.counters.iter().enumerate() {
-            out.push_str(if at == 0 { "{\"policy\":" } else { ",{\"policy\":" });
-            push_json_string_cut(out, name.policy, NAME_BYTES_MAX);
-            super::text(out, "counter", Some(name.counter));
-            super::text(out, "window", Some(name.window));
-            super::text(out, "scope", Some(name.scope));
-            super::text(out, "tool", name.tool);
-            out.push('}');
-        }
-        out.push_str("]}");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_approval_names_the_tool_and_what_was_approved() {
-        let (tool, digest) = (Some("t\u{202e}"), Some("sha256:ab"));
-        let record = PinRecord { time_ms: 0, act: PinAct::Approve, server: "s", tool, digest };
-        let mut out = String::new();
-        record.write(&mut out);
-        let expected = concat!(
-            r#"{"time":"1970-01-01T00:00:00.000Z","event":"pins_approve","who":"operator","server":"s","#,
-            r#""tool":"t\u202e","digest":"sha256:ab"}"#
-        );
-        assert_eq!(out, expected);
-        let mut out = String::new();
-        PinRecord { act: PinAct::Reset, tool: None, digest: None, ..record }.write(&mut out);
-        assert!(out.ends_with(r#""event":"pins_reset","who":"operator","server":"s"}"#), "{out}");
-    }
-
-    #[test]
-    fn a_reset_names_counters_and_who() {
-        let one = CounterName { policy: "p", counter: "c", window: "hour", scope: "grant", tool: Some("t\n") };
-        let two = CounterName { tool: None, ..one };
-        let record =
-            OperatorRecord { time_ms: 1_781_604_300_007, act: Act::Reset, grant: Some("g1"), counters: &[one, two] };
-        let mut out = String::new();
-        record.write(&mut out);
-        let expected = concat!(
-            r#"{"time":"2026-06-16T10:05:00.007Z","event":"quota_reset","who":"operator","grant":"g1","counters":["#,
-            r#"{"policy":"p","counter":"c","window":"hour","scope":"grant","tool":"t\n"},"#,
-            r#"{"policy":"p","counter":"c","window":"hour","scope":"grant"}]}"#
-        );
-        assert_eq!(out, expected);
-        let mut out = String::new();
-        OperatorRecord { act: Act::AcceptLoss, grant: None, counters: &[], ..record }.write(&mut out);
-        assert!(out.ends_with(r#""event":"quota_accept_loss","who":"operator","counters":[]}"#), "{out}");
+        let outcome = if self.act == Act::ResetFailed { Outcome::Error } else { Outcome::Allowed };
+        let core = Core { time_ms: self.time_ms, outcome, principal: OPERATOR, tool: None };
+        draft(out, self.act.name(), "operator", &core, |out| {
+            out.objects("counters", self.counters, |out, name| {
+                out.text("counter", Some(name.counter));
+                out.text("policy", Some(name.policy));
+                out.text("policy_digest", name.policy_digest);
+                out.text("scope", Some(name.scope));
+                out.text("tool", name.tool);
+                out.text("window", Some(name.window));
+            });
+            out.text("grant", self.grant);
+        });
     }
 }

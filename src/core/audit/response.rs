@@ -1,15 +1,17 @@
 //! The audit record of a response: what it was and what was taken from it, never a value of it.
 
-use super::{KEY_BYTES_MAX, KEYS_MAX, push_hex, push_time, text};
+use super::{Core, KEY_BYTES_MAX, KEYS_MAX, Outcome, UNSAID, draft, members::Members, span, trace_id};
 use crate::mask::{Action, Hit};
 use crate::response::{Report, Withheld};
-use crate::text::{push_json_string_cut, push_number};
+use crate::trace::TraceContext;
 
 /// What one record of a response says. The decision's record has the same `stream_id`.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseRecord<'a> {
     /// Unix milliseconds of its end.
     pub time_ms: u64,
+    /// What it came to for the client.
+    pub verdict: Outcome,
     /// From the closed set of the metrics.
     pub outcome: &'static str,
     /// Why it, or a part of it, was withheld; from the closed set of the metrics.
@@ -24,12 +26,16 @@ pub struct ResponseRecord<'a> {
     pub policy: Option<&'a str>,
     /// Digest of the policy that judged.
     pub policy_digest: Option<&'a str>,
+    /// Subject of the grant; `None` where the ticket could not be read.
+    pub principal: Option<&'a str>,
     /// Grant label.
     pub grant: Option<&'a str>,
     /// Method from the closed set, or `GET`.
     pub method: Option<&'a str>,
     /// Tool as called.
     pub tool: Option<&'a str>,
+    /// The span of the judgment, if it is recorded.
+    pub trace: Option<TraceContext>,
     /// HTTP status of the server; 0 if none came.
     pub status: u16,
     /// What became of it.
@@ -42,171 +48,80 @@ pub struct ResponseRecord<'a> {
 }
 
 impl ResponseRecord<'_> {
-    /// Appends the record as one line, without a line feed.
+    /// Appends the draft.
     pub fn write(&self, out: &mut String) {
-        out.push_str("{\"time\":\"");
-        push_time(out, self.time_ms);
-        out.push_str("\",\"event\":\"response\",\"outcome\":\"");
-        out.push_str(self.outcome);
-        out.push('"');
-        text(out, "withheld", self.withheld);
-        text(out, "policy", self.policy);
-        text(out, "policy_digest", self.policy_digest);
-        text(out, "server", self.server);
-        text(out, "grant", self.grant);
-        text(out, "method", self.method);
-        text(out, "tool", self.tool);
-        text(out, "request_id", self.request_id);
-        text(out, "stream_id", self.stream_id);
-        number(out, "status", u64::from(self.status));
-        number(out, "bytes", self.report.bytes);
-        if let Some(digest) = &self.report.sha256 {
-            out.push_str(",\"result_sha256\":\"");
-            digest.iter().for_each(|byte| push_hex(out, *byte));
-            out.push('"');
-        }
-        text(out, "unread", self.report.unread.map(Withheld::name));
+        let core = Core {
+            time_ms: self.time_ms,
+            outcome: self.verdict,
+            principal: self.principal.unwrap_or(UNSAID),
+            tool: self.tool,
+        };
+        draft(out, "response", "response", &core, |out| self.members(out));
+    }
+
+    fn members(&self, out: &mut Members<'_>) {
         let Report { hidden, unapproved, reported, dropped, .. } = *self.report;
-        for (name, count) in
-            [("hidden", hidden), ("unapproved", unapproved), ("reported", reported), ("dropped", dropped)]
-        {
-            if count > 0 {
-                number(out, name, u64::from(count));
-            }
+        out.word("answer", self.outcome);
+        out.number("bytes", self.report.bytes);
+        count(out, "dropped", dropped);
+        out.number("duration_ms", self.duration_ms);
+        out.text("grant", self.grant);
+        count(out, "hidden", hidden);
+        out.text("method", self.method);
+        self.new_fields(out);
+        out.text("policy", self.policy);
+        out.text("policy_digest", self.policy_digest);
+        count(out, "reported", reported);
+        out.text("request_id", self.request_id);
+        if let Some(digest) = &self.report.sha256 {
+            out.hex("result_sha256", digest);
         }
-        self.write_rules(out);
-        self.write_new_fields(out);
+        self.rules(out);
+        out.text("server", self.server);
+        span(out, self.trace);
+        out.number("status", u64::from(self.status));
+        out.text("stream_id", self.stream_id);
+        trace_id(out, self.trace);
+        count(out, "unapproved", unapproved);
+        out.text("unread", self.report.unread.map(Withheld::name));
         if let Some(upstream_ms) = self.upstream_ms {
-            number(out, "upstream_ms", upstream_ms);
+            out.number("upstream_ms", upstream_ms);
         }
-        number(out, "duration_ms", self.duration_ms);
-        out.push('}');
+        out.text("withheld", self.withheld);
     }
 
     /// Rules come from the policy; they are bounded all the same, as a policy may have thousands.
-    fn write_rules(&self, out: &mut String) {
+    fn rules(&self, out: &mut Members<'_>) {
         let hits: &[Hit] = &self.report.findings.hits;
         if hits.is_empty() {
             return;
         }
-        out.push_str(",\"rules\":[");
-        for (at, hit) in hits.iter().take(KEYS_MAX).enumerate() {
-            out.push_str(if at == 0 { "{\"rule\":" } else { ",{\"rule\":" });
-            push_json_string_cut(out, &hit.rule, super::NAME_BYTES_MAX);
-            out.push_str(match hit.action {
-                Action::Block => ",\"action\":\"block\"",
-                Action::Mask => ",\"action\":\"mask\"",
-                Action::Report => ",\"action\":\"report\"",
-            });
-            number(out, "count", u64::from(hit.count));
-            out.push('}');
-        }
-        out.push(']');
-        total(out, "rules_total", hits.len());
+        out.objects("rules", hits.iter().take(KEYS_MAX), |out, hit| {
+            out.word(
+                "action",
+                match hit.action {
+                    Action::Block => "block",
+                    Action::Mask => "mask",
+                    Action::Report => "report",
+                },
+            );
+            out.number("count", u64::from(hit.count));
+            out.text("rule", Some(&hit.rule));
+        });
+        out.total("rules_total", hits.len(), KEYS_MAX);
     }
 
-    fn write_new_fields(&self, out: &mut String) {
+    fn new_fields(&self, out: &mut Members<'_>) {
         let fields = &self.report.findings.new_fields;
-        if fields.is_empty() {
-            return;
+        if !fields.is_empty() {
+            out.texts("new_fields", fields.iter().take(KEYS_MAX).map(|field| &**field), KEY_BYTES_MAX);
+            out.total("new_fields_total", fields.len(), KEYS_MAX);
         }
-        out.push_str(",\"new_fields\":[");
-        for (at, field) in fields.iter().take(KEYS_MAX).enumerate() {
-            if at > 0 {
-                out.push(',');
-            }
-            push_json_string_cut(out, field, KEY_BYTES_MAX);
-        }
-        out.push(']');
-        total(out, "new_fields_total", fields.len());
     }
 }
 
-fn number(out: &mut String, name: &str, value: u64) {
-    out.push_str(",\"");
-    out.push_str(name);
-    out.push_str("\":");
-    push_number(out, value);
-}
-
-/// How many there were, where not all are named.
-fn total(out: &mut String, name: &str, count: usize) {
-    if count > KEYS_MAX {
-        number(out, name, u64::try_from(count).unwrap_or(u64::MAX));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::mask::Findings;
-
-    fn record(report: &Report) -> ResponseRecord<'_> {
-        ResponseRecord {
-            time_ms: 1_781_604_300_007,
-            outcome: "ok",
-            withheld: None,
-            stream_id: Some("9264854546074171864"),
-            request_id: Some("r-1"),
-            server: Some("demo"),
-            policy: Some("p"),
-            policy_digest: Some("sha256:00"),
-            grant: Some("agent"),
-            method: Some("tools/call"),
-            tool: Some("find\n\u{202e}"),
-            status: 200,
-            report,
-            upstream_ms: Some(31),
-            duration_ms: 12,
-        }
-    }
-
-    fn written(record: &ResponseRecord<'_>) -> String {
-        let mut out = String::new();
-        record.write(&mut out);
-        out
-    }
-
-    #[test]
-    fn a_record_says_what_was_taken_and_nothing_of_it() {
-        let hits = vec![Hit { rule: "/mask/0".into(), action: Action::Mask, count: 3 }];
-        let report = Report {
-            sha256: Some([0x0a; 32]),
-            bytes: 1234,
-            hidden: 2,
-            unapproved: 1,
-            reported: 3,
-            dropped: 4,
-            unread: Some(Withheld::Size),
-            findings: Findings { hits, new_fields: vec!["result.x\"".into()] },
-            ..Report::default()
-        };
-        let expected = concat!(
-            r#"{"time":"2026-06-16T10:05:00.007Z","event":"response","outcome":"ok","policy":"p","policy_digest":"sha256:00","#,
-            r#""server":"demo","grant":"agent","method":"tools/call","tool":"find\n\u202e","request_id":"r-1","#,
-            r#""stream_id":"9264854546074171864","status":200,"bytes":1234,"#,
-            r#""result_sha256":"0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a","unread":"size","hidden":2,"unapproved":1,"reported":3,"dropped":4,"#,
-            r#""rules":[{"rule":"/mask/0","action":"mask","count":3}],"new_fields":["result.x\""],"upstream_ms":31,"duration_ms":12}"#
-        );
-        assert_eq!(written(&record(&report)), expected);
-        let report = Report::default();
-        let bare = ResponseRecord { withheld: Some("ticket"), outcome: "withheld", ..record(&report) };
-        let line = written(&bare);
-        assert!(line.contains(r#""outcome":"withheld","withheld":"ticket","#), "{line}");
-        assert!(!line.contains("rules") && !line.contains("sha256\"") && !line.contains("hidden"), "{line}");
-    }
-
-    #[test]
-    fn names_from_the_wire_are_no_channel_out() {
-        for (n, total) in [(KEYS_MAX, None), (KEYS_MAX + 1, Some(65))] {
-            let fields: Vec<String> = (0..n).map(|i| format!("{i:0>100}")).collect();
-            let hits = (0..n).map(|i| Hit { rule: i.to_string().into(), action: Action::Report, count: 1 }).collect();
-            let report = Report { findings: Findings { hits, new_fields: fields }, ..Report::default() };
-            let line: serde_json::Value = serde_json::from_str(&written(&record(&report))).unwrap();
-            let listed = line["new_fields"].as_array().unwrap();
-            assert_eq!((listed.len(), line["rules"].as_array().unwrap().len()), (KEYS_MAX, KEYS_MAX));
-            assert!(listed.iter().all(|field| field.as_str().unwrap().len() <= KEY_BYTES_MAX + "…".len()));
-            assert_eq!((line["new_fields_total"].as_u64(), line["rules_total"].as_u64()), (total, total));
-        }
+fn count(out: &mut Members<'_>, name: &str, count: u32) {
+    if count > 0 {
+        out.number(name, u64::from(count));
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     },
     quota::embedded::{EmbeddedLedger, settle_leaks},
     settle::Settler,
-    telemetry::audit::{Sink, WhenUnavailable},
+    telemetry::audit::{Sink, WhenUnavailable, read_back::records},
 };
 
 const TOKEN: &str = "mcpa_test";
@@ -35,6 +35,8 @@ const SETTINGS: Settings = Settings {
     check: Duration::from_secs(1),
     margin: Duration::from_millis(20),
     accept_lossy_body: false,
+    args: ArgsMode::Keys,
+    outcomes: true,
     response: RESPONSE,
 };
 
@@ -492,7 +494,7 @@ async fn every_decision_leaves_one_record_without_values_or_tokens() {
     assert_eq!(rig.says(asked(request(body), &[("server", "one")])).await, "allow");
     assert_eq!(rig.says(asked(without(request(body), "authorization"), &[("server", "one")])).await, "401 identity");
     let audit = rig.audit();
-    let records: Vec<Json> = audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let records = records(&audit);
     assert_eq!(records.len(), 2, "{audit}");
     assert_eq!((&records[0]["decision"], &records[0]["arg_keys"]), (&Json::from("allow"), &serde_json::json!(["key"])));
     assert_eq!((&records[1]["decision"], &records[1]["reason"]), (&Json::from("deny"), &Json::from("token_missing")));
@@ -532,4 +534,87 @@ async fn every_denial_names_the_policy_as_it_was_read_once_the_caller_is_known()
         assert!(denied.body.contains(reason) || digest.is_none(), "{reason}: {}", denied.body);
         assert_eq!(found.map(|(found, _)| found), digest.map(String::as_str), "{reason}: {}", denied.body);
     }
+}
+
+/// An entry of the access log for an answer of ours, as Envoy returns its metadata.
+fn log_entry(response: &CheckResponse, more: &[(&str, &str)]) -> LogEntry {
+    use envoy_types::pb::envoy::{
+        config::core::v3::Metadata,
+        data::accesslog::v3::{AccessLogCommon, AccessLogType, HttpAccessLogEntry, HttpResponseProperties},
+    };
+    use envoy_types::pb::google::protobuf::{Duration, Struct, UInt32Value, Value, value::Kind as Is};
+    use prost::Message as _;
+    let text = |text: &str| Value { kind: Some(Is::StringValue(text.to_owned())) };
+    let said = response.dynamic_metadata.iter().flat_map(|metadata| &metadata.fields).map(|field| {
+        let Some(Kind::Text(value)) = field.value.clone().unwrap().kind else { panic!("no text") };
+        (field.name.clone(), text(&value))
+    });
+    let ours = Struct { fields: said.collect() };
+    let seen = Struct { fields: more.iter().map(|(name, value)| ((*name).to_owned(), text(value))).collect() };
+    let mut filter_metadata = std::collections::HashMap::from([("envoy.filters.http.ext_authz".to_owned(), ours)]);
+    if !more.is_empty() {
+        filter_metadata.insert("mcp_authz".to_owned(), seen);
+    }
+    let entry = HttpAccessLogEntry {
+        common_properties: Some(AccessLogCommon {
+            metadata: Some(Metadata { filter_metadata, ..Metadata::default() }),
+            time_to_first_upstream_tx_byte: Some(Duration::default()),
+            time_to_first_upstream_rx_byte: Some(Duration::default()),
+            upstream_request_attempt_count: 1,
+            upstream_wire_bytes_sent: 300,
+            access_log_type: AccessLogType::DownstreamEnd.into(),
+            ..AccessLogCommon::default()
+        }),
+        response: Some(HttpResponseProperties {
+            response_code: Some(UInt32Value { value: 200 }),
+            response_code_details: "via_upstream".to_owned(),
+            ..HttpResponseProperties::default()
+        }),
+        ..HttpAccessLogEntry::default()
+    };
+    LogEntry::decode(entry.encode_to_vec().as_slice()).unwrap()
+}
+
+#[tokio::test]
+async fn a_call_whose_response_nobody_looked_at_has_a_record_of_its_end() {
+    let rig = rig(SETTINGS);
+    let say = |http: HttpRequest| rig.check_from(asked(http, &[("server", "one")]), Instant::now(), None);
+    let held = say(request(CALL)).await;
+    let denied = say(HttpRequest { id: Bytes::from_static(b"124"), ..request(CALL) }).await;
+    assert_eq!(verdict(&denied), "200 quota_exhausted");
+    rig.adapter.logged(&log_entry(&held, &[]));
+    // One that was looked at has a record already, and a denial never ran.
+    rig.adapter.logged(&log_entry(&held, &[("seen", "1")]));
+    rig.adapter.logged(&log_entry(&denied, &[]));
+    let records = records(&rig.audit());
+    let outcomes: Vec<&Json> = records.iter().filter(|record| record["event_type"] == "outcome").collect();
+    assert_eq!(outcomes.len(), 1, "{records:?}");
+    let decision = records.iter().find(|record| record["outcome"] == "allowed").unwrap();
+    for name in ["principal_id", "grant", "stream_id", "policy", "policy_digest", "server", "method"] {
+        assert!(decision[name].is_string() && outcomes[0][name] == decision[name], "{name}: {records:?}");
+    }
+    assert_eq!((&outcomes[0]["fate"], &outcomes[0]["status"]), (&"answered".into(), &"200".into()));
+}
+
+#[tokio::test]
+async fn outcomes_can_be_left_out() {
+    let rig = rig(Settings { outcomes: false, ..SETTINGS });
+    let held = rig.check_from(asked(request(CALL), &[("server", "one")]), Instant::now(), None).await;
+    assert!(!format!("{:?}", held.dynamic_metadata).contains("stream_id"));
+    rig.adapter.logged(&log_entry(&held, &[]));
+    assert_eq!(records(&rig.audit()).len(), 1);
+}
+
+#[tokio::test]
+async fn values_are_hashed_with_the_keys_of_the_store() {
+    let said = async |body: &str| {
+        let rig = rig(Settings { args: ArgsMode::Hmac, ..SETTINGS });
+        rig.says(asked(request(body), &[("server", "one")])).await;
+        (records(&rig.audit())[0]["args"].clone(), rig)
+    };
+    let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"free","arguments":{"key":"CANARY","same":"CANARY"}}}"#;
+    let (args, rig) = said(body).await;
+    assert!(args[0]["digest"].is_string() && args[0]["digest"] == args[1]["digest"], "{args}");
+    assert_ne!(said(body).await.0[0]["digest"], args[0]["digest"], "another store, another key");
+    drop(rig);
 }

@@ -71,7 +71,7 @@ fn rig(bytes_max: usize) -> Rig {
     let files = Arc::new(Mutex::new(vec![Vec::new()]));
     let counts = Arc::new(Counts::default());
     let output = Asking { asks: asks_tx, answers: answers_rx, files: Arc::clone(&files) };
-    let lines = Lines::start("test", output, bytes_max, counting(&counts)).unwrap();
+    let lines = Lines::start("test", output, AsTheyAre, bytes_max, counting(&counts)).unwrap();
     Rig { lines, asks, answers, files, counts }
 }
 
@@ -117,7 +117,7 @@ fn a_stalled_output_blocks_nobody_and_its_lines_come_later() {
 fn a_pipe_nobody_reads_blocks_nobody() {
     let (mut reader, writer) = io::pipe().unwrap();
     let counts = Arc::new(Counts::default());
-    let lines = Lines::start("test", Stream::of(writer.into()), 1 << 20, counting(&counts)).unwrap();
+    let lines = Lines::start("test", Stream::of(writer.into()), AsTheyAre, 1 << 20, counting(&counts)).unwrap();
     let line = [b'x'; 1023];
     // More than a pipe holds, and more than the buffer.
     let taken = (0..3000).filter(|_| lines.append(&line, WhileFailing::Refuse).is_ok()).count();

@@ -123,6 +123,8 @@ impl Whole {
             check: config.timeouts.check,
             margin: config.timeouts.margin,
             accept_lossy_body: false,
+            args: mcp_authz_core::audit::ArgsMode::Keys,
+            outcomes: true,
             response: response::Settings::default(),
         };
         let keys = Arc::clone(&ledger);

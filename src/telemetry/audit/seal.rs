@@ -1,0 +1,74 @@
+//! What the writer thread makes of drafts: records in their chain, with checkpoints between them.
+
+use std::{sync::Arc, time::Duration};
+
+use mcp_authz_core::audit::chain::Chain;
+use tokio::time::Instant;
+
+use super::Checkpoints;
+use crate::{clock::Clock, telemetry::lines::Stage};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Sealing {
+    chain: Chain,
+    checkpoints: Checkpoints,
+    clock: Arc<dyn Clock>,
+    /// Number of the record from which on the next checkpoint is counted.
+    since: u64,
+    /// When the first record since then was written.
+    first: Option<Instant>,
+}
+
+impl Sealing {
+    pub(super) fn new(chain: Chain, checkpoints: Checkpoints, clock: Arc<dyn Clock>) -> Self {
+        Self { chain, checkpoints, clock, since: 0, first: None }
+    }
+
+    fn checkpoint(&mut self, out: &mut Vec<u8>) {
+        self.chain.checkpoint(self.clock.now_ms(), out);
+        self.since = self.chain.seq();
+        self.first = None;
+    }
+}
+
+impl Stage for Sealing {
+    fn pass(&mut self, taken: &mut Vec<u8>, lost: u64, out: &mut Vec<u8>) {
+        // A line gets about this much longer.
+        out.reserve(taken.len().saturating_mul(3) / 2);
+        for draft in taken.split(|byte| *byte == b'\n').filter(|draft| !draft.is_empty()) {
+            if !self.chain.seal(draft, out) {
+                self.chain.gap(self.clock.now_ms(), 1, out);
+            }
+            if self.chain.is_signed() && self.chain.seq().saturating_sub(self.since) >= self.checkpoints.records {
+                self.checkpoint(out);
+            }
+        }
+        // Refused because of what was just taken, so they belong behind it.
+        if lost > 0 {
+            self.chain.gap(self.clock.now_ms(), lost, out);
+        }
+        if !self.chain.is_signed() || self.chain.seq() == self.since {
+            return;
+        }
+        let first = *self.first.get_or_insert_with(Instant::now);
+        if first.elapsed() >= self.checkpoints.every {
+            self.checkpoint(out);
+        }
+    }
+
+    fn begin(&mut self, out: &mut Vec<u8>) {
+        let records = Some(self.checkpoints.records);
+        self.chain.start(self.clock.now_ms(), env!("CARGO_PKG_VERSION"), records, out);
+        self.since = self.chain.seq();
+    }
+
+    fn end(&mut self, out: &mut Vec<u8>) {
+        self.chain.end(self.clock.now_ms(), out);
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        let first = self.first.filter(|_| self.chain.is_signed())?;
+        Some(self.checkpoints.every.saturating_sub(first.elapsed()))
+    }
+}
