@@ -10,8 +10,10 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 
+	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -102,8 +104,11 @@ func run(to, namespace, label, ip string, files []string) error {
 		for _, cluster := range server.Clusters(proxy) {
 			clusters = append(clusters, map[string]any{"cluster": packed(t, cluster)})
 		}
-		for _, route := range server.Routes(proxy) {
-			routes = append(routes, map[string]any{"route_config": packed(t, route)})
+		// Routes come in the order of a map.
+		tables := server.Routes(proxy)
+		slices.SortFunc(tables, func(a, b *route.RouteConfiguration) int { return strings.Compare(a.Name, b.Name) })
+		for _, table := range tables {
+			routes = append(routes, map[string]any{"route_config": packed(t, table)})
 		}
 		for _, endpoint := range server.Endpoints(proxy) {
 			endpoints = append(endpoints, map[string]any{"endpoint_config": packed(t, endpoint)})
