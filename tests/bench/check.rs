@@ -7,7 +7,7 @@
 //! and with the same allocator as ours, which decodes every request and always answers OK.
 //!
 //! A harness of our own, because the usual ones measure functions in this process by wall-clock time. Arguments: a part
-//! (`lists`, `load`, `memory`, `micro`, `redis`, `reload`, `telemetry`) to run only that. For a profiler: `serve KIND tcp://… unix://…` runs one of the servers,
+//! (`lists`, `load`, `memory`, `micro`, `redis`, `reload`, `telemetry`) to run only that. `audit [RECORDS]` measures records of the audit. For a profiler: `serve KIND tcp://… unix://…` runs one of the servers,
 //! `scene FOLDER` writes what the real one is configured with, and `drive ENDPOINT BODY_BYTES COUNT` sends to a server
 //! that runs already.
 
@@ -18,6 +18,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
+#[path = "check/audit.rs"]
+mod audit;
 #[path = "check/lists.rs"]
 mod lists;
 #[path = "check/load.rs"]
@@ -54,6 +56,10 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     if let ["drive", endpoint, body_bytes, count] = &arguments[..] {
         return report::drive(&endpoint.parse()?, body_bytes.parse()?, count.parse()?).map(|()| ExitCode::SUCCESS);
+    }
+    if let ["audit", records @ ..] = &arguments[..] {
+        let records = records.first().map(|records| records.parse()).transpose()?;
+        return audit::run(&mut std::io::stdout().lock(), records).map(|()| ExitCode::SUCCESS);
     }
     let mut out = std::io::stdout().lock();
     let wanted = |part| arguments.is_empty() || arguments.contains(&part);

@@ -15,6 +15,7 @@ use crate::{
 mod access;
 mod loss;
 mod outage;
+mod records;
 
 const HOLD: Duration = Duration::from_secs(60);
 const DAY_MS: u64 = 86_400_000;
