@@ -30,3 +30,6 @@ pub fn resource(settings: &Settings) -> Bytes {
     }
     out.into()
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

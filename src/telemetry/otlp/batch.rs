@@ -119,7 +119,7 @@ impl Batcher {
         while sent_by.is_none() {
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => break,
+                () = stopped(&mut stop) => break,
                 () = self.is_full.notified() => {}
                 () = sleep(self.bounds.delay) => {}
             }
@@ -128,7 +128,7 @@ impl Batcher {
                 biased;
                 () = &mut sending => {}
                 // What is under way is not given up, and shares its time with what is left.
-                _ = stop.wait_for(|stop| *stop) => {
+                () = stopped(&mut stop) => {
                     let end = after(within);
                     drop(timeout_at(end, sending).await);
                     sent_by = Some(end);
@@ -158,6 +158,11 @@ impl Items {
     fn count(&self) -> u64 {
         u64::try_from(self.count).unwrap_or(u64::MAX)
     }
+}
+
+/// Ready when the end has come: a sender that is gone is an end as well.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
 }
 
 fn after(within: Duration) -> Instant {
@@ -208,3 +213,6 @@ pub fn request(resource: &[u8], items: &[u8]) -> Bytes {
     out.extend_from_slice(items);
     out.into()
 }
+
+#[cfg(test)]
+mod tests;
