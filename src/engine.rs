@@ -21,6 +21,7 @@ use crate::{
     telemetry::{
         metrics::{Metrics, QuotaOutcome, ReservationOutcome},
         seldom::Seldom,
+        trace::{Span, Step},
     },
 };
 
@@ -117,16 +118,28 @@ impl<L: Ledger> Engine<L> {
     }
 
     /// Judges, reserves and binds the server's credential, in that order; gives the reservation back when a later step
-    /// fails.
+    /// fails. `span` takes note of the steps.
     ///
     /// # Errors
     /// The denial to answer with; nothing stays held.
-    pub async fn check<'s>(&'s self, case: &Case<'_>, credential: &'s Credential) -> Result<Permit<'s, L>, Denial> {
+    pub async fn check<'s>(
+        &'s self,
+        case: &Case<'_>,
+        credential: &'s Credential,
+        span: &mut Span,
+    ) -> Result<Permit<'s, L>, Denial> {
+        span.enter(Step::Evaluate);
         let charges = match decide(case) {
             Decision::Deny(denial) => return Err(denial),
             Decision::Proceed(charges) => charges,
         };
-        let held = if charges.is_empty() { Held::Nothing } else { self.reserve(case, &charges).await? };
+        let held = if charges.is_empty() {
+            Held::Nothing
+        } else {
+            span.enter(Step::Reserve);
+            self.reserve(case, &charges).await?
+        };
+        span.leave();
         Ok(match held {
             Held::Nothing => Permit { reservation: None, is_unmetered: false, credential },
             Held::Units(reservation) => Permit { reservation: Some(reservation), is_unmetered: false, credential },

@@ -47,6 +47,7 @@ use crate::{
         audit::AuditSink,
         metrics::{Metrics, WithheldReason},
         seldom::Seldom,
+        trace::Tracer,
     },
 };
 
@@ -91,6 +92,7 @@ pub struct Responses {
     /// Places for large pieces. What reading one takes is a multiple of its bytes, so only so many are read at once.
     judging: Arc<Semaphore>,
     warnings: Seldom,
+    tracer: Tracer,
 }
 
 impl fmt::Debug for Responses {
@@ -111,7 +113,14 @@ impl Responses {
     ) -> Self {
         let judging = Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)));
         let warnings = Seldom::new();
-        Self { state, keys: Box::new(keys), pins, clock, metrics, audit, held: Held::default(), judging, warnings }
+        let (held, tracer) = (Held::default(), Tracer::off());
+        Self { state, keys: Box::new(keys), pins, clock, metrics, audit, held, judging, warnings, tracer }
+    }
+
+    /// With a record of each response that is looked at.
+    #[must_use]
+    pub fn with_tracer(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     /// Reads the ticket and finds what it names.

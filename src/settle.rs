@@ -27,6 +27,7 @@ use crate::{
         audit::AuditSink,
         metrics::{Label as _, Metrics, QuotaOutcome, SettlementOutcome},
         seldom::Seldom,
+        trace::{SettlementFacts, Tracer},
     },
 };
 
@@ -99,12 +100,17 @@ impl<L: Ledger> Settler<L> {
     /// The queue, and the work on it: to be run until the queue is closed, that is until every clone of [`Settlements`] is
     /// gone and what they handed in is done.
     pub fn start(self) -> (Settlements, impl Future<Output = ()> + Send) {
-        let (queue, entries) = mpsc::channel(QUEUE_MAX);
-        let settlements = Settlements { queue, metrics: self.metrics.clone() };
-        (settlements, Arc::new(self).run(entries))
+        self.start_traced(Tracer::off())
     }
 
-    async fn run(self: Arc<Self>, mut entries: mpsc::Receiver<(Box<[u8]>, Seen)>) {
+    /// As [`Settler::start`], with a record of each settlement whose Check was recorded.
+    pub fn start_traced(self, tracer: Tracer) -> (Settlements, impl Future<Output = ()> + Send) {
+        let (queue, entries) = mpsc::channel(QUEUE_MAX);
+        let settlements = Settlements { queue, metrics: self.metrics.clone() };
+        (settlements, Arc::new(self).run(entries, tracer))
+    }
+
+    async fn run(self: Arc<Self>, mut entries: mpsc::Receiver<(Box<[u8]>, Seen)>, tracer: Tracer) {
         let places = Arc::new(Semaphore::new(STORE_CALLS_MAX));
         let mut calls = JoinSet::new();
         let mut warned_of_unseen = false;
@@ -120,12 +126,13 @@ impl<L: Ledger> Settler<L> {
             if let Seen::Ended(facts) = &seen {
                 self.look_for_answer(&token, facts, &mut warned_of_unseen);
             }
-            let Some(work) = self.work(token, seen) else { continue };
+            let record = Record { tracer: tracer.clone(), begun: Instant::now() };
+            let Some(work) = self.work(token, seen, &record) else { continue };
             // No place, no next entry: the queue fills up and says so.
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let me = Arc::clone(&self);
             calls.spawn(async move {
-                me.ask(work).await;
+                me.ask(work, &record).await;
                 drop(place);
             });
         }
@@ -145,7 +152,7 @@ impl<L: Ledger> Settler<L> {
     }
 
     /// What the store has to be asked; `None` if it has not, which is the usual case.
-    fn work(&self, token: Token, seen: Seen) -> Option<Work> {
+    fn work(&self, token: Token, seen: Seen, record: &Record) -> Option<Work> {
         if self.clock.now_ms().saturating_sub(token.issued_ms) > AGE_MAX_MS {
             self.metrics.settlements(SettlementOutcome::Expired, 1);
             return None;
@@ -163,6 +170,7 @@ impl<L: Ledger> Settler<L> {
         let (how, outcome) = match plan(lines, &token.promises, &token.names, &facts) {
             Plan::Keep => {
                 self.report(without_change, &token, &facts);
+                record.write(without_change, &token, false);
                 return None;
             }
             Plan::RollBack => (Finish::RollBack(Speaker::Stream), SettlementOutcome::Refunded),
@@ -178,7 +186,7 @@ impl<L: Ledger> Settler<L> {
         Some(Work { token, task: Task::Finish { how, outcome, facts } })
     }
 
-    async fn ask(&self, work: Work) {
+    async fn ask(&self, work: Work, record: &Record) {
         let Work { token, task } = work;
         match task {
             // The next entry is the next try.
@@ -206,6 +214,7 @@ impl<L: Ledger> Settler<L> {
                     }
                 };
                 self.report(outcome, &token, &facts);
+                record.write(outcome, &token, true);
             }
         }
     }
@@ -303,6 +312,25 @@ impl<L: Ledger> Settler<L> {
         record.write(&mut line);
         // The call is over: there is nothing left to deny, and the sink counts what it loses.
         drop(self.audit.append(line.as_bytes()));
+    }
+}
+
+/// When a settlement began, and where its span goes.
+struct Record {
+    tracer: Tracer,
+    begun: Instant,
+}
+
+impl Record {
+    fn write(&self, outcome: SettlementOutcome, token: &Token, is_asked: bool) {
+        let facts = SettlementFacts {
+            outcome: outcome.name(),
+            is_failure: outcome == SettlementOutcome::Failed,
+            is_asked,
+            reservation: token.booking.id.as_str(),
+            policy: &token.policy,
+        };
+        self.tracer.settlement(token.trace, self.begun, &facts);
     }
 }
 

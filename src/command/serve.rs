@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    task::JoinHandle,
 };
 
 mod audit;
@@ -43,7 +44,7 @@ use crate::{
     pins::{Pinboard, desk::PinDesk},
     quota::{Ledger as _, any::AnyLedger, desk::LedgerDesk},
     response::{self, Responses, pins::PinStore},
-    settle::Settler,
+    settle::{Settlements, Settler},
     snapshot::Snapshot,
     state::{Reloaded, State},
     telemetry::{
@@ -51,6 +52,7 @@ use crate::{
         log,
         metrics::{ErrorKind, Metrics},
         seldom::Seldom,
+        trace::Tracer,
     },
     watch::{Folders, Watch},
 };
@@ -134,7 +136,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 async fn serve(file: &Path, config: Config, telemetry: &Telemetry) -> Result<(), ExitCode> {
     let (clock, metrics) = (Arc::clone(&telemetry.clock), telemetry.metrics.clone());
-    let sending = telemetry.start()?;
+    let sending = telemetry.start(&config)?;
     // Before anything is read, so that no change gets lost.
     let watch = config.reload.watch.then(|| Watch::new(Folders::of(file, &config), config.reload.poll));
     let state = load(&config.paths, config.limits, &metrics, clock.now_ms())?;
@@ -150,6 +152,7 @@ async fn serve(file: &Path, config: Config, telemetry: &Telemetry) -> Result<(),
         config: ArcSwap::from_pointee(config.clone()),
         draining: AtomicBool::new(false),
         reached,
+        telemetry: telemetry.to_json(),
     });
     let pins = pins::open(&config, &ledger, &state, &clock, &metrics).await;
     let (stop_admin, admin_stopped) = tokio::sync::oneshot::channel::<()>();
@@ -178,11 +181,12 @@ async fn serve(file: &Path, config: Config, telemetry: &Telemetry) -> Result<(),
         events: reload::events(&config, &clock, &metrics),
     };
     let reloads = tokio::spawn(reloader.run(watch));
-    let (settlements, settling) = settler(&config, &ledger, &clock, &metrics, &audit).start();
-    let settling = tokio::spawn(settling);
-    let after = After { settlements, responses: responses(&state, &ledger, &pins.board, &clock, &metrics, &audit) };
+    let (settlements, settling) = settle(&config, &ledger, &clock, &metrics, &audit, &sending.tracer);
+    let responses = responses(&state, &ledger, &pins.board, &clock, &metrics, &audit, &sending.tracer);
+    let after = After { settlements, responses };
     let adapter = Adapter::new(engine, Arc::clone(&state), clock, metrics, Arc::clone(&audit), settings, after)
-        .with_pins(Arc::clone(&pins.board));
+        .with_pins(Arc::clone(&pins.board))
+        .with_tracer(sending.tracer.clone());
     health.serving().await;
     tracing::info!(revision = state.snapshot().revision(), "Ready.");
     let drained = server.serve(adapter, stop_signal(&view)).await.map_err(|error| fail("a listener", &error))?;
@@ -191,10 +195,7 @@ async fn serve(file: &Path, config: Config, telemetry: &Telemetry) -> Result<(),
     }
     reloads.abort();
     pins.close().await;
-    // The adapter is gone and the queue closed with it; what is in it is worked off.
-    if tokio::time::timeout(SETTLE_CLOSE, settling).await.is_err() {
-        tracing::warn!("Some reservations were not settled in time; their units count as spent.");
-    }
+    close_settling(settling).await;
     // Before the ledger, through which it may be sent.
     audit::close(audit).await;
     ledger::close(&ledger, leaks, config.timeouts.drain).await;
@@ -207,6 +208,13 @@ async fn serve(file: &Path, config: Config, telemetry: &Telemetry) -> Result<(),
     Ok(())
 }
 
+/// The adapter is gone and the queue closed with it; what is in it is worked off.
+async fn close_settling(settling: JoinHandle<()>) {
+    if tokio::time::timeout(SETTLE_CLOSE, settling).await.is_err() {
+        tracing::warn!("Some reservations were not settled in time; their units count as spent.");
+    }
+}
+
 /// Who judges responses.
 fn responses(
     state: &Arc<State>,
@@ -215,28 +223,33 @@ fn responses(
     clock: &Arc<dyn Clock>,
     metrics: &Metrics,
     audit: &Arc<AuditSink>,
+    tracer: &Tracer,
 ) -> Arc<Responses> {
     let ledger = Arc::clone(ledger);
     let pins: Arc<dyn PinStore> = Arc::clone(pins) as Arc<dyn PinStore>;
     let (state, clock, audit) = (Arc::clone(state), Arc::clone(clock), Arc::clone(audit));
-    Arc::new(Responses::new(state, move || ledger.keys(), pins, clock, metrics.clone(), audit))
+    let responses = Responses::new(state, move || ledger.keys(), pins, clock, metrics.clone(), audit);
+    Arc::new(responses.with_tracer(tracer.clone()))
 }
 
-/// Who ends reservations by what Envoy's access log tells.
-fn settler(
+/// Ends reservations by what Envoy's access log tells.
+fn settle(
     config: &Config,
     ledger: &Arc<AnyLedger>,
     clock: &Arc<dyn Clock>,
     metrics: &Metrics,
     audit: &Arc<AuditSink>,
-) -> Settler<AnyLedger> {
-    Settler {
+    tracer: &Tracer,
+) -> (Settlements, JoinHandle<()>) {
+    let settler = Settler {
         ledger: Arc::clone(ledger),
         clock: Arc::clone(clock),
         metrics: metrics.clone(),
         audit: Arc::clone(audit),
         hold: config.timeouts.lease,
-    }
+    };
+    let (settlements, settling) = settler.start_traced(tracer.clone());
+    (settlements, tokio::spawn(settling))
 }
 
 fn load(paths: &Paths, limits: Limits, metrics: &Metrics, now_ms: u64) -> Result<Arc<State>, ExitCode> {
@@ -500,6 +513,8 @@ struct View {
     config: ArcSwap<Config>,
     draining: AtomicBool,
     reached: ledger::Reached,
+    /// Where telemetry goes, by file and environment; `null` for nowhere.
+    telemetry: Value,
 }
 
 impl AdminView for View {
@@ -523,6 +538,7 @@ impl AdminView for View {
             "defects_of_last_reload": texts(&status.defects),
             "warnings": texts(&status.warnings),
             "settings": self.config.load().to_json(),
+            "telemetry": self.telemetry,
         })
     }
 

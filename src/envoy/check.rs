@@ -4,6 +4,8 @@
 //! the snapshot's and what may happen is the engine's. Every way out of [`Adapter::check`] passes one place that answers,
 //! records and counts, so that no refusal can be silent.
 
+mod traced;
+
 use std::{
     borrow::Cow,
     fmt,
@@ -26,9 +28,11 @@ use mcp_authz_core::{
     pins::Known,
     policy::Policy,
     server::Server,
+    trace::TraceContext,
 };
 use tokio::time::Instant;
 
+use self::traced::{End, link_header, look_into};
 use super::{
     logged,
     process::{self, Processor, Warned},
@@ -48,7 +52,8 @@ use crate::{
     state::State,
     telemetry::{
         audit::AuditSink,
-        metrics::{ErrorKind, Metrics, SettlementOutcome, UNKNOWN_SERVER, Verdict},
+        metrics::{ErrorKind, Exemplar, Metrics, SettlementOutcome, UNKNOWN_SERVER, Verdict},
+        trace::{Span, Step, Tracer},
     },
 };
 
@@ -112,6 +117,7 @@ pub struct Adapter<L: Ledger> {
     settlements: Settlements,
     responses: Arc<Responses>,
     pins: Option<Arc<Pinboard>>,
+    tracer: Tracer,
     in_flight: AtomicUsize,
     warned_of_lossy_body: AtomicBool,
     warned_of_responses: Arc<Warned>,
@@ -148,6 +154,9 @@ struct Trail<'a> {
     requested_version: Option<&'a str>,
     /// The signed ticket of the response, if that has to be looked at.
     ticket: Option<String>,
+    /// The prompt that is asked for; looked for only if a span is recorded.
+    prompt: Option<Cow<'a, str>>,
+    span: Span,
 }
 
 impl Default for Trail<'_> {
@@ -165,6 +174,8 @@ impl Default for Trail<'_> {
             stream_id: None,
             requested_version: None,
             ticket: None,
+            prompt: None,
+            span: Span::default(),
         }
     }
 }
@@ -202,10 +213,15 @@ impl<L: Ledger> Check for Adapter<L> {
         let budget = meta.grpc_timeout.unwrap_or(settings.check).min(settings.check);
         let deadline = meta.received.checked_add(budget.saturating_sub(settings.margin)).unwrap_or(meta.received);
         let (mut document, mut trail) = (None, Trail::default());
+        if self.tracer.is_on() {
+            let stream_id = http_of(&request).map_or(&b""[..], |http| &http.id);
+            trail.span = self.tracer.check(meta.trace, stream_id, meta.received);
+        }
         let _counted = self.metrics.check_in_flight();
         let run = Run { adapter: self, snapshot: &snapshot, settings, now_ms, deadline };
         let outcome = run.decide(&request, &mut document, &mut trail).await;
-        run.finish(outcome, &request, &trail, meta.received)
+        let mut span = std::mem::take(&mut trail.span);
+        run.finish(outcome, &request, &trail, &mut span, meta.received)
     }
 
     fn logged(&self, entry: &LogEntry) {
@@ -227,8 +243,12 @@ impl<L: Ledger> Check for Adapter<L> {
         self.settlements.lost(entries);
     }
 
-    fn process(&self, room: Room) -> impl Process {
-        let session = Session::new(&self.responses, self.settings.now().response);
+    fn wants_traces(&self) -> bool {
+        self.tracer.is_on()
+    }
+
+    fn process(&self, room: Room, trace: Option<TraceContext>) -> impl Process {
+        let session = Session::new(&self.responses, self.settings.now().response).under(trace);
         Processor::new(session, room, self.metrics.clone(), Arc::clone(&self.warned_of_responses))
     }
 }
@@ -262,6 +282,7 @@ impl<L: Ledger> Adapter<L> {
             settlements,
             responses,
             pins: None,
+            tracer: Tracer::off(),
             in_flight: AtomicUsize::new(0),
             warned_of_lossy_body: AtomicBool::new(false),
             warned_of_responses: Arc::default(),
@@ -294,6 +315,12 @@ impl<L: Ledger> Adapter<L> {
         record.write(&mut draft);
         // The call is over; the sink counts what it loses.
         drop(self.audit.append(draft.as_bytes()));
+    }
+
+    /// With a record of what each Check does.
+    #[must_use]
+    pub fn with_tracer(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     fn known(&self, server: &Server) -> Known {
@@ -366,7 +393,7 @@ impl<'a, L: Ledger> Run<'a, L> {
             now_ms: self.now_ms,
             deadline: self.deadline,
         };
-        let permit = self.adapter.engine.check(&case, server.credential).await?;
+        let permit = self.adapter.engine.check(&case, server.credential, &mut trail.span).await?;
         // Past the deadline Envoy throws answers away now and then; a permit dropped here gives its units back.
         if Instant::now() >= self.deadline {
             return Err(Denial::built_in(Reason::Deadline));
@@ -423,9 +450,14 @@ impl<'a, L: Ledger> Run<'a, L> {
         let server = self.bind(request, http).map_err(Denial::built_in)?;
         trail.server = Some(server);
         check_origin(server.server, http, &headers).map_err(Denial::built_in)?;
+        if trail.span.is_recorded() {
+            link_header(&mut trail.span, http);
+        }
+        trail.span.enter(Step::Identity);
         let token = headers.bearer().map_err(Denial::built_in)?;
         let caller = self.snapshot.resolve(token.as_bytes(), server, self.now_ms).map_err(Denial::built_in)?;
         trail.caller = Some(caller);
+        trail.span.enter(Step::Parse);
         let body = self.adapter.body(http, settings.accept_lossy_body).map_err(Denial::built_in)?;
         let size = u64::try_from(http.size).ok();
         match method {
@@ -439,7 +471,13 @@ impl<'a, L: Ledger> Run<'a, L> {
                 headers.check_body(body, size).map_err(Denial::built_in)?;
                 let parsed = Document::parse(body, settings.body);
                 let parsed = parsed.map_err(|error| Denial::built_in(error.defect.reason()))?;
-                read_message(document.insert(parsed), &headers, server.server.versions(), trail).map(Some)
+                let document = &*document.insert(parsed);
+                if trail.span.is_recorded() {
+                    trail.prompt = look_into(&mut trail.span, document);
+                }
+                let message = read_message(document, &headers, server.server.versions(), trail);
+                trail.span.set_method(trail.method);
+                message.map(Some)
             }
         }
     }
@@ -465,6 +503,7 @@ impl<'a, L: Ledger> Run<'a, L> {
         outcome: Result<Permit<'a, L>, Denial>,
         request: &CheckRequest,
         trail: &Trail<'_>,
+        span: &mut Span,
         received: Instant,
     ) -> Answered {
         let denial = match outcome {
@@ -473,8 +512,8 @@ impl<'a, L: Ledger> Run<'a, L> {
             Ok(permit) => match self.record(trail, None, permit.is_unmetered(), received) {
                 Err(denial) => denial,
                 Ok(()) => {
-                    self.count(trail, None, received);
-                    return self.allow(permit, request, trail);
+                    self.count(trail, None, span.context(), received);
+                    return self.allow(permit, request, trail, span);
                 }
             },
         };
@@ -483,7 +522,8 @@ impl<'a, L: Ledger> Run<'a, L> {
             Ok(()) => denial,
             Err(unrecorded) => unrecorded,
         };
-        self.count(trail, Some(&denial), received);
+        self.count(trail, Some(&denial), span.context(), received);
+        self.end(span, trail, End { denial: Some(&denial), is_held: false, is_unmetered: false });
         let context = Context {
             asked: trail.asked,
             era: trail.era,
@@ -499,13 +539,14 @@ impl<'a, L: Ledger> Run<'a, L> {
     }
 
     /// The permit's answer, with the reservation on it until the connection has taken it over.
-    fn allow(&self, permit: Permit<'a, L>, request: &CheckRequest, trail: &Trail<'_>) -> Answered {
+    fn allow(&self, permit: Permit<'a, L>, request: &CheckRequest, trail: &Trail<'_>, span: &mut Span) -> Answered {
         let mut metadata = metadata(trail, None);
         if let Some(stream_id) = trail.stream_id.filter(|_| self.settings.outcomes) {
             metadata.push_text(logged::STREAM_KEY, stream_id);
         }
         if let Some(ticket) = permit.ticket() {
             let token = Token::of(ticket, trail.policy().map(Policy::digest), self.now_ms);
+            let token = token.with_trace(span.context());
             match token.sign(&self.adapter.engine.keys()) {
                 Some(token) => metadata.push_text(logged::TOKEN_KEY, token),
                 // It will never be settled, which only means that it stays spent.
@@ -518,9 +559,12 @@ impl<'a, L: Ledger> Run<'a, L> {
             // A response that is compressed cannot be read, so the server must not be asked for one.
             "accept-encoding"
         });
+        span.enter(Step::Credential);
+        let is_unmetered = permit.is_unmetered();
         let (credential, reservation) = permit.hand_over();
         let others = guarded_headers(request, self.snapshot.credential_headers()).chain(unread);
         let response = respond::allow(credential, others, metadata);
+        self.end(span, trail, End { denial: None, is_held: reservation.is_some(), is_unmetered });
         match reservation {
             Some(reservation) => Answered::owing(response, reservation),
             None => response.into(),
@@ -562,7 +606,7 @@ impl<'a, L: Ledger> Run<'a, L> {
         self.adapter.audit.append(line.as_bytes()).map_err(|_| Denial::built_in(Reason::AuditUnavailable))
     }
 
-    fn count(&self, trail: &Trail<'_>, denial: Option<&Denial>, received: Instant) {
+    fn count(&self, trail: &Trail<'_>, denial: Option<&Denial>, span: Option<TraceContext>, received: Instant) {
         let metrics = &self.adapter.metrics;
         let reason = denial.map(|denial| denial.reason);
         if let (Some(denial), Some(policy)) = (denial, trail.policy())
@@ -575,7 +619,7 @@ impl<'a, L: Ledger> Run<'a, L> {
             trail.server_name().unwrap_or(UNKNOWN_SERVER),
             trail.method,
             received.elapsed(),
-            None,
+            span.map(|span| Exemplar { span, time_ms: self.now_ms }),
         );
         if let Some(kind) = reason.and_then(error_kind) {
             metrics.error(kind);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{io, thread};
 
+use mcp_authz_core::trace::TraceContext;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -61,10 +62,15 @@ pub trait Check: Send + Sync + 'static {
         let _ = entries;
     }
 
-    /// Begins to judge one response. Must not wait.
-    fn process(&self, room: Room) -> impl Process {
-        let _ = room;
+    /// Begins to judge one response. `trace` is the caller's place in its trace. Must not wait.
+    fn process(&self, room: Room, trace: Option<TraceContext>) -> impl Process {
+        let _ = (room, trace);
         Unjudged
+    }
+
+    /// Whether anybody wants to know the traces of calls; they are read only then.
+    fn wants_traces(&self) -> bool {
+        false
     }
 }
 
@@ -143,6 +149,8 @@ pub struct CallMeta {
     pub received: Instant,
     /// How long the caller will wait, counted from `received`; from the `grpc-timeout` header.
     pub grpc_timeout: Option<Duration>,
+    /// The caller's place in its trace, from the `traceparent` of the call's metadata; `None` unless [`Check::wants_traces`].
+    pub trace: Option<TraceContext>,
 }
 
 /// Limits and sizes of the server.

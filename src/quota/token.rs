@@ -12,6 +12,7 @@ use mcp_authz_core::{
     number::{AMOUNT_MAX, SCALE_MAX},
     quota::{Actual, BUCKETS_MAX, CountOn, Fingerprint, LINES_MAX, Mode, RefundOn},
     settle::Promise,
+    trace::TraceContext,
 };
 
 use super::{Booking, Keys, ReservationId, SealError, Ticket, booking::mode_letter};
@@ -26,6 +27,10 @@ const VERSION: u8 = 1;
 /// The format that also says what the body of the answer decides. Written only where it decides something, so that the other
 /// replicas of an upgrade go on settling all other calls.
 const VERSION_BODY: u8 = 2;
+/// Both formats with the place of the Check in its trace before all else. Written only for a Check that is recorded, for the same
+/// reason.
+const VERSION_TRACE: u8 = 3;
+const VERSION_BODY_TRACE: u8 = 4;
 
 /// What a settle token says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +47,8 @@ pub struct Token {
     pub policy_digest: [u8; 8],
     /// When it was issued, Unix ms.
     pub issued_ms: u64,
+    /// The span of the Check, if that is recorded: the settlement belongs to the same trace.
+    pub trace: Option<TraceContext>,
 }
 
 /// Why a token is not taken.
@@ -70,7 +77,14 @@ impl Token {
             policy: ticket.terms.first().map(|terms| Arc::clone(&terms.policy)).unwrap_or_default(),
             policy_digest: policy.map(PolicyDigest::prefix).unwrap_or_default(),
             issued_ms,
+            trace: None,
         }
+    }
+
+    /// With the span of the Check.
+    #[must_use]
+    pub fn with_trace(self, trace: Option<TraceContext>) -> Self {
+        Self { trace: trace.filter(|trace| trace.sampled), ..self }
     }
 
     /// Whether the body of the answer has a say in it.
@@ -79,12 +93,22 @@ impl Token {
         self.promises.iter().any(Promise::needs_body)
     }
 
-    /// Signs it. `None` if it would be longer than [`TOKEN_BYTES_MAX`]: such a call cannot be settled, and stays spent.
+    /// Signs it. `None` if it would be longer than [`TOKEN_BYTES_MAX`]: such a call cannot be settled, and stays spent. If only its
+    /// trace is too much, that is left out.
     #[must_use]
     pub fn sign(&self, keys: &Keys) -> Option<String> {
+        let whole = self.seal(self.trace, keys);
+        if whole.is_none() && self.trace.is_some() { self.seal(None, keys) } else { whole }
+    }
+
+    fn seal(&self, trace: Option<TraceContext>, keys: &Keys) -> Option<String> {
         let mut out = Vec::with_capacity(64_usize.saturating_add(self.booking.lines.len().saturating_mul(64)));
-        let version = if self.needs_body() { VERSION_BODY } else { VERSION };
-        out.push(version);
+        let needs_body = self.needs_body();
+        out.push(version(needs_body, trace.is_some()));
+        if let Some(TraceContext { trace_id, span_id, .. }) = trace {
+            out.extend_from_slice(&trace_id);
+            out.extend_from_slice(&span_id);
+        }
         out.extend_from_slice(&self.policy_digest);
         text(&mut out, &self.policy)?;
         number(&mut out, self.issued_ms);
@@ -98,7 +122,7 @@ impl Token {
         out.push(u8::try_from(count).ok()?);
         for ((line, promise), name) in self.booking.lines.iter().zip(&self.promises).zip(&self.names) {
             push_line(&mut out, line, *promise)?;
-            if version == VERSION_BODY {
+            if needs_body {
                 push_actual(&mut out, promise.actual);
             }
             text(&mut out, name)?;
@@ -118,6 +142,15 @@ impl Token {
         let mut reader = Reader(&signed);
         let token = reader.token().filter(|_| reader.0.is_empty());
         token.ok_or(TokenError::Version)
+    }
+}
+
+const fn version(needs_body: bool, is_traced: bool) -> u8 {
+    match (needs_body, is_traced) {
+        (false, false) => VERSION,
+        (true, false) => VERSION_BODY,
+        (false, true) => VERSION_TRACE,
+        (true, true) => VERSION_BODY_TRACE,
     }
 }
 
@@ -194,7 +227,14 @@ struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
     fn token(&mut self) -> Option<Token> {
-        let version = self.byte().filter(|version| [VERSION, VERSION_BODY].contains(version))?;
+        let (needs_body, is_traced) = match self.byte()? {
+            VERSION => (false, false),
+            VERSION_BODY => (true, false),
+            VERSION_TRACE => (false, true),
+            VERSION_BODY_TRACE => (true, true),
+            _ => return None,
+        };
+        let trace = if is_traced { Some(self.trace()?) } else { None };
         let policy_digest = self.array()?;
         let policy = Arc::from(self.text()?);
         let issued_ms = self.number()?;
@@ -208,8 +248,8 @@ impl Reader<'_> {
         let (mut lines, mut promises) = (Vec::with_capacity(count), Vec::with_capacity(count));
         let mut names = Vec::with_capacity(count);
         for _ in 0..count {
-            let (line, mut promise) = self.line(version)?;
-            if version == VERSION_BODY {
+            let (line, mut promise) = self.line(needs_body)?;
+            if needs_body {
                 promise.actual = self.actual()?;
             }
             lines.push(line);
@@ -218,12 +258,18 @@ impl Reader<'_> {
         }
         let booking = Booking { id, attempt, digest, lines: lines.into() };
         let (promises, names) = (promises.into(), names.into());
-        let token = Token { booking, promises, names, policy, policy_digest, issued_ms };
+        let token = Token { booking, promises, names, policy, policy_digest, issued_ms, trace };
         // What says nothing more has one spelling, the shorter one.
-        (token.needs_body() == (version == VERSION_BODY)).then_some(token)
+        (token.needs_body() == needs_body).then_some(token)
     }
 
-    fn line(&mut self, version: u8) -> Option<(Line, Promise)> {
+    /// Ids of all zeros are none.
+    fn trace(&mut self) -> Option<TraceContext> {
+        let context = TraceContext { trace_id: self.array()?, span_id: self.array()?, sampled: true };
+        (context.trace_id != [0; 16] && context.span_id != [0; 8]).then_some(context)
+    }
+
+    fn line(&mut self, needs_body: bool) -> Option<(Line, Promise)> {
         let counter = CounterId(u128::from_be_bytes(self.array()?));
         let label = Arc::from(self.text()?);
         let mode = match self.byte()? {
@@ -233,7 +279,7 @@ impl Reader<'_> {
             b't' => Mode::Track,
             _ => return None,
         };
-        let known = if version == VERSION_BODY { 7 } else { 5 };
+        let known = if needs_body { 7 } else { 5 };
         let bits = self.byte().filter(|bits| *bits < 1 << known)?;
         let bit = |at: u8| bits >> at & 1 == 1;
         let (reset, timeout, upstream_5xx) = (bit(2), bit(3), bit(4));

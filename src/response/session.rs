@@ -6,11 +6,15 @@ use mcp_authz_core::{
     audit::{Outcome, ResponseRecord},
     policy::Policy,
     response::{Asked, Begun, Came, Exchange, Head, Kind, Report, Step},
+    trace::TraceContext,
 };
 use tokio::time::Instant;
 
 use super::{Replacement, Responses, Settings, Ticket, withheld::replacement};
-use crate::telemetry::metrics::{Label as _, NO_METHOD, OpenResponse, ResponseOutcome, UNKNOWN_SERVER, WithheldReason};
+use crate::telemetry::{
+    metrics::{Exemplar, Label as _, NO_METHOD, OpenResponse, ResponseOutcome, UNKNOWN_SERVER, WithheldReason},
+    trace::ResponseFacts,
+};
 
 /// From so many bytes on a piece is judged off the thread that serves Checks.
 const OFF_THREAD_BYTES: usize = 128 * 1024;
@@ -67,6 +71,8 @@ pub struct Session {
     /// Since when, by when the head had come.
     begun: Option<Instant>,
     held: usize,
+    /// Envoy's place in its trace.
+    parent: Option<TraceContext>,
     _open: OpenResponse,
 }
 
@@ -94,8 +100,16 @@ impl Session {
             upstream_ms: None,
             begun: None,
             held: 0,
+            parent: None,
             _open: responses.metrics.response_open(),
         }
+    }
+
+    /// With the place in its trace of whoever asks.
+    #[must_use]
+    pub fn under(mut self, parent: Option<TraceContext>) -> Self {
+        self.parent = parent;
+        self
     }
 
     /// A response whose head was not shown: nobody can tell what its body is.
@@ -264,7 +278,9 @@ impl Session {
 
     /// Time that handling one message has added to the response.
     pub fn added(&self, elapsed: Duration) {
-        self.responses.metrics.response_added(elapsed, None);
+        let span = self.parent.filter(|parent| parent.sampled && self.responses.tracer.is_on());
+        let exemplar = span.map(|span| Exemplar { span, time_ms: self.responses.clock.now_ms() });
+        self.responses.metrics.response_added(elapsed, exemplar);
     }
 
     fn ended(&self) -> ResponseOutcome {
@@ -313,7 +329,26 @@ impl Session {
         }
         if outcome != ResponseOutcome::LeftAlone {
             self.record(outcome, reason);
+            self.trace(outcome, reason);
         }
+    }
+
+    fn trace(&self, outcome: ResponseOutcome, reason: Option<WithheldReason>) {
+        let Some(begun) = self.begun.filter(|_| self.responses.tracer.is_on()) else { return };
+        let ticket = self.ticket.as_ref();
+        let facts = ResponseFacts {
+            outcome: outcome.name(),
+            withheld: reason.map(WithheldReason::name),
+            is_failure: reason.is_some_and(WithheldReason::is_failure),
+            method: ticket.map(Ticket::method),
+            tool: ticket.and_then(Ticket::tool),
+            server: ticket.map(|ticket| &*ticket.server),
+            grant: ticket.map(|ticket| &*ticket.grant),
+            policy: ticket.map(|ticket| &*ticket.policy),
+            policy_digest: self.policy.as_ref().map(|policy| policy.digest().as_str()),
+            stream_id: ticket.and_then(|ticket| ticket.stream_id.as_deref()),
+        };
+        self.responses.tracer.response(self.parent, begun, &facts);
     }
 
     fn record(&self, outcome: ResponseOutcome, reason: Option<WithheldReason>) {

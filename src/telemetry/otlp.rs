@@ -18,7 +18,7 @@ pub mod proto;
 mod record;
 pub mod settings;
 #[cfg(test)]
-mod tests;
+mod signal_tests;
 pub mod transport;
 
 use bytes::Bytes;
@@ -36,3 +36,6 @@ pub fn resource(settings: &Settings) -> Bytes {
     }
     out.into()
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -8,12 +8,14 @@ use std::time::Duration;
 use mcp_authz::clock::SystemClock;
 use mcp_authz::config;
 use mcp_authz::telemetry::metrics::Metrics;
+use mcp_authz::telemetry::names::{CHECK_SPAN, SPANS, SpanOf};
 use mcp_authz::telemetry::otlp::endpoint::Endpoint;
 use mcp_authz::telemetry::otlp::env::Said;
 use mcp_authz::telemetry::otlp::logs::LineExport;
 use mcp_authz::telemetry::otlp::{Settings as OtlpSettings, Transport, resource};
 use prometheus_client::registry::Registry;
 use serde_json::Value;
+use test_redis::RedisServer;
 
 use super::harness::authz::{Grant, Settings, token};
 use super::harness::collector::{Collector, Span, attributes};
@@ -231,51 +233,143 @@ fn tracing_envoy(collector: SocketAddr) -> &'static [(&'static str, &'static str
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CALLER: &str = "b7ad6b7169203331";
 
+/// Attributes of the drawing: those that are the same in every run.
+const SHOWN: [&str; 10] = [
+    "db.system.name",
+    "ext_authz_status",
+    "gen_ai.tool.name",
+    "http.status_code",
+    "mcp_authz.decision",
+    "mcp_authz.grant",
+    "mcp_authz.outcome",
+    "mcp_authz.policy",
+    "mcp_authz.server",
+    "upstream_cluster",
+];
+
 /// A trace as the page for operators shows it: who, what, and the attributes that say what became of it.
 fn drawn(spans: &[Span]) -> String {
     let mut out = String::new();
-    let ids: Vec<&str> = spans.iter().map(|span| span.id.as_str()).collect();
-    let roots = spans.iter().filter(|span| !ids.contains(&span.parent.as_str()));
-    roots.for_each(|root| draw(&mut out, spans, root, 0));
+    let is_root = |span: &&Span| !spans.iter().any(|other| other.id == span.parent);
+    spans.iter().filter(is_root).for_each(|root| draw(&mut out, spans, root, 0));
     out
 }
 
 fn draw(out: &mut String, spans: &[Span], span: &Span, depth: usize) {
-    let kind = ["", "internal", "server", "client"].get(usize::try_from(span.kind).expect("small")).expect("a kind");
-    let indent = "  ".repeat(depth);
-    out.push_str(&format!("{indent}{} ({}, {kind})\n", span.name, span.service));
-    let shown = span.attributes.iter().filter(|(key, _)| SHOWN.iter().any(|shown| key.starts_with(shown)));
-    for (key, value) in shown {
-        out.push_str(&format!("{indent}    {key}: {value}\n"));
-    }
+    let kind = usize::try_from(span.kind).ok().and_then(|kind| ["", "internal", "server", "client"].get(kind));
+    let shown = span.attributes.iter().filter(|(key, _)| SHOWN.contains(&key.as_str()));
+    let said: String = shown.map(|(key, value)| format!("  {key}={value}")).collect();
+    let (indent, kind) = ("  ".repeat(depth), kind.expect("a kind"));
+    out.push_str(&format!("{indent}{} [{} {kind}]{said}\n", span.name, span.service));
     let mut children: Vec<&Span> = spans.iter().filter(|child| child.parent == span.id).collect();
     children.sort_by_key(|child| child.start_ns);
     children.into_iter().for_each(|child| draw(out, spans, child, depth + 1));
 }
 
-/// Attributes of the drawing: those that are the same in every run.
-const SHOWN: [&str; 1] = [""];
+/// Holds the page to a run, or makes it anew.
+fn page_shows(trace: &str) {
+    let path = root().join("deploy/TELEMETRY.md");
+    let page = std::fs::read_to_string(&path).expect("the page");
+    let (before, rest) = page.split_once("```text trace\n").expect("the page shows a trace");
+    let (shown, after) = rest.split_once("```").expect("it ends");
+    if std::env::var_os("MCP_AUTHZ_WRITE_TABLES").is_some() {
+        std::fs::write(&path, format!("{before}```text trace\n{trace}```{after}")).expect("writable");
+    } else {
+        let how = "MCP_AUTHZ_WRITE_TABLES=1 cargo test --test e2e telemetry::one_trace";
+        assert_eq!(shown, trace, "the trace of deploy/TELEMETRY.md is of another run; make it anew: {how}");
+    }
+}
+
+/// Every attribute is listed on the page, under its span.
+fn attributes_are_listed(span: &Span) {
+    let is_it = |listed: &&SpanOf| listed.name == span.name || (listed.name == CHECK_SPAN && span.name.contains('/'));
+    let listed = SPANS.iter().find(is_it).unwrap_or_else(|| panic!("no span is called `{}`", span.name));
+    for key in span.attributes.keys() {
+        assert!(listed.attributes.contains(&key.as_str()), "`{key}` of `{}` is not listed", span.name);
+    }
+}
+
+const LIMITED: &str = "version: '2'\ndefault: deny\ntools:\n  create_refund: {limits: [{counter: refunds, window: day, \
+                       scope: grant, max: 5}]}\n";
 
 /// One trace from the client to the server, through everything between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_trace_goes_from_the_client_to_the_server() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let collector = Collector::start(dir.path()).await;
-    let telemetry = format!("telemetry: {{otlp: {{endpoint: 'http://{}'}}}}", collector.grpc);
-    let options = Options { authz: settings(&telemetry), edits: tracing_envoy(collector.grpc), ..Options::default() };
-    let stack = Stack::start(&options).await;
-    let request = call("list_issues").header("traceparent", format!("00-{TRACE}-{CALLER}-01"));
-    assert_eq!(stack.send(&request).await.status, 200);
-    let spans = until("Envoy has sent its spans", async || {
+    let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let telemetry = format!(
+        "telemetry: {{otlp: {{endpoint: 'http://{}'}}, traces: {{delay_ms: 100}}, metrics: {{interval_ms: 1000}}}}\n\
+         ledger: {{redis: {{url: 'unix://{}'}}}}\n",
+        collector.grpc,
+        redis.socket().display()
+    );
+    let authz = Settings {
+        config: telemetry,
+        policies: vec![("main.yaml".to_owned(), LIMITED.to_owned())],
+        grants: vec![Grant::new("agent", "main")],
+        ..Settings::default()
+    };
+    let edits = tracing_envoy(collector.grpc);
+    let stack = Stack::start(&Options { authz, edits, ..Options::default() }).await;
+    let response = stack.send(&call("create_refund").header("traceparent", format!("00-{TRACE}-{CALLER}-01"))).await;
+    assert_eq!(response.status, 200, "{}", response.text());
+    // What ends last of each sender: they send on their own.
+    let whole = [
+        "ingress",
+        "async envoy.service.ext_proc.v3.ExternalProcessor.Process egress",
+        "router mcp_server egress",
+        "mcp_authz.response",
+        "mcp_authz.reserve",
+        "mcp_authz.settle",
+    ];
+    let spans = until("the trace is whole", async || {
         let spans: Vec<Span> = collector.spans().into_iter().filter(|span| span.trace_id == TRACE).collect();
-        spans.iter().any(|span| span.parent == CALLER).then_some(spans)
+        whole.iter().all(|name| spans.iter().any(|span| span.name == *name)).then_some(spans)
     })
     .await;
-    let root = spans.iter().find(|span| span.parent == CALLER).expect("found above");
-    assert_eq!((root.service.as_str(), root.kind), ("envoy", 2));
-    assert!(drawn(&spans).starts_with("ingress (envoy, server)\n"), "{}", drawn(&spans));
+    let named = |name: &str| spans.iter().find(|span| span.name == name).unwrap_or_else(|| panic!("{}", drawn(&spans)));
+    let (check, asked) =
+        (named("tools/call create_refund"), named("async envoy.service.auth.v3.Authorization.Check egress"));
+    assert_eq!((named("ingress").parent.as_str(), asked.parent.as_str()), (CALLER, named("ingress").id.as_str()));
+    assert_eq!((check.parent.as_str(), check.service.as_str(), check.kind), (asked.id.as_str(), "mcp-authz", 2));
+    spans.iter().filter(|span| span.service == "mcp-authz").for_each(attributes_are_listed);
+    page_shows(&drawn(&spans));
+    let page = stack.authz.admin("/metrics").await.text();
+    assert!(page.contains(&format!("# {{trace_id=\"{TRACE}\",span_id=\"{}\"}}", check.id)), "{page}");
+    until("the exemplar is at the collector", async || {
+        let (_, metrics) = collector.metrics();
+        metrics.get("mcp_authz_check_duration_seconds")?.to_string().contains(TRACE).then_some(())
+    })
+    .await;
+}
+
+/// What Envoy does not record we do not record, and the server is told the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_envoy_does_not_sample_leave_nothing() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let collector = Collector::start(dir.path()).await;
+    let telemetry =
+        format!("telemetry: {{otlp: {{endpoint: 'http://{}'}}, traces: {{delay_ms: 100}}}}", collector.grpc);
+    let options = Options { authz: settings(&telemetry), edits: tracing_envoy(collector.grpc), ..Options::default() };
+    let stack = Stack::start(&options).await;
+    let unsampled = call("list_issues").header("traceparent", format!("00-{TRACE}-{CALLER}-00"));
+    assert_eq!(stack.send(&unsampled).await.status, 200);
+    let other = TRACE.replace("0af7", "1af7");
+    let denied = call("nobody_allows_this").header("traceparent", format!("00-{other}-{CALLER}-01"));
+    stack.send(&denied).await;
+    let spans = until("the later call is there", async || {
+        let spans = collector.spans();
+        spans.iter().any(|span| span.service == "mcp-authz" && span.trace_id == other).then_some(spans)
+    })
+    .await;
+    let check = spans.iter().find(|span| span.service == "mcp-authz" && span.kind == 2).expect("found above");
+    assert_eq!(check.name, "tools/call _other", "no name of a client's making");
+    assert_eq!(check.attributes.get("mcp_authz.reason").map(String::as_str), Some("default_deny"));
+    assert_eq!(check.status, 0, "a denial is no error");
+    assert!(!spans.iter().any(|span| span.trace_id == TRACE), "{}", drawn(&spans));
     let hits = stack.upstream.take();
     let [hit] = hits.as_slice() else { panic!("{} hits", hits.len()) };
     let told = hit.values("traceparent");
-    assert!(told.len() == 1 && told[0].starts_with(&format!("00-{TRACE}-")) && told[0].ends_with("-01"), "{told:?}");
+    assert!(told.len() == 1 && told[0].starts_with(&format!("00-{TRACE}-")) && told[0].ends_with("-00"), "{told:?}");
 }

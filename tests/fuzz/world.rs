@@ -159,7 +159,7 @@ pub(crate) fn check(request: CheckRequest) -> io::Result<Outcome> {
     let responses = Responses::new(states, move || keys.keys(), Arc::new(NoPins), clocks, world.metrics.clone(), sink);
     let after = After { settlements, responses: Arc::new(responses) };
     let adapter = Adapter::new(engine, state, clock, metrics, Arc::clone(&audit), settings, after);
-    let meta = CallMeta { received: Instant::now(), grpc_timeout: None };
+    let meta = CallMeta { received: Instant::now(), grpc_timeout: None, trace: None };
     let response = world.runtime.block_on(adapter.check(request, meta)).sent();
     audit.close(Duration::from_secs(60)).map_err(io::Error::other)?;
     let text = fs::read_to_string(&path)?;

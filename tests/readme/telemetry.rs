@@ -9,13 +9,17 @@ use std::{
     time::Duration,
 };
 
-use mcp_authz::telemetry::{
-    metrics::{Label as _, Metrics, Page, ResponseOutcome, Verdict},
-    names::{self, Named},
+use mcp_authz::{
+    config::Config,
+    telemetry::{
+        metrics::{Label as _, Metrics, Page, ResponseOutcome, Verdict},
+        names::{self, CHECK_SPAN, Named, SpanOf},
+    },
 };
+use mcp_authz_core::document::Format;
 use prometheus_client::registry::Registry;
 
-use super::root;
+use super::{blocks_of, root};
 
 const FILE: &str = "deploy/TELEMETRY.md";
 const WRITE: &str = "MCP_AUTHZ_WRITE_TABLES";
@@ -120,9 +124,26 @@ fn named_table(title: &str, names: &[Named]) -> String {
     out
 }
 
+fn spans_table() -> String {
+    let mut out = "| span | kind | covers | attributes |\n|---|---|---|---|\n".to_owned();
+    for SpanOf { name, kind, meaning, attributes } in names::SPANS {
+        let attributes: Vec<String> = attributes.iter().map(|key| format!("`{key}`")).collect();
+        let attributes = if attributes.is_empty() { String::new() } else { format!("{} ", attributes.join(", ")) };
+        writeln!(out, "| `{name}` | {kind} | {meaning} | {attributes}|").unwrap();
+    }
+    out
+}
+
 /// Every table by its name on the page.
-fn tables() -> [(&'static str, String); 2] {
-    [("metrics", metrics_table()), ("log fields", named_table("field", names::LOG_FIELDS))]
+fn tables() -> [(&'static str, String); 6] {
+    [
+        ("spans", spans_table()),
+        ("span attributes", named_table("attribute", names::SPAN_ATTRIBUTES)),
+        ("metrics", metrics_table()),
+        ("record attributes", named_table("attribute", names::RECORD_ATTRIBUTES)),
+        ("log fields", named_table("field", names::LOG_FIELDS)),
+        ("resource attributes", named_table("attribute", names::RESOURCE_ATTRIBUTES)),
+    ]
 }
 
 /// The page with its tables made anew.
@@ -160,7 +181,7 @@ fn sources() -> Vec<(PathBuf, String)> {
             let path = entry.unwrap().path();
             if path.is_dir() && path.file_name().is_some_and(|name| name != "tests") {
                 folders.push(path);
-            } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs") {
+            } else if path.extension().is_some_and(|end| end == "rs") && !path.to_string_lossy().ends_with("tests.rs") {
                 let text = fs::read_to_string(&path).unwrap();
                 let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned();
                 found.push((path, code));
@@ -236,6 +257,53 @@ fn fields_of_the_log_are_those_of_the_list() {
     let unused: Vec<_> = listed.iter().filter(|name| !used.contains_key(**name)).collect();
     assert!(unused.is_empty(), "LOG_FIELDS of src/telemetry/names.rs has what no message has: {unused:?}");
     assert!(names::LOG_FIELDS.is_sorted_by_key(|named| named.name), "LOG_FIELDS is not sorted");
+}
+
+/// The texts in quotes of a source.
+fn literals(code: &str) -> impl Iterator<Item = &str> {
+    let lines = code.lines().map(|line| line.split("//").next().unwrap_or_default());
+    lines.flat_map(|line| line.split('"').skip(1).step_by(2))
+}
+
+#[test]
+fn spans_and_their_attributes_are_those_of_the_lists() {
+    let mut used = BTreeSet::new();
+    for (path, code) in sources() {
+        let name = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+        if name.starts_with("src/telemetry/trace") {
+            // The names of ours and of the semantic conventions have a point in them.
+            let is_name = |text: &&str| {
+                text.split_once('.').is_some_and(|(space, rest)| !space.is_empty() && !rest.is_empty())
+                    && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'.' || b == b'_')
+            };
+            used.extend(literals(&code).filter(is_name).map(str::to_owned));
+        }
+    }
+    let listed: BTreeSet<&str> = names::SPAN_ATTRIBUTES.iter().map(|named| named.name).collect();
+    let spans: BTreeSet<&str> = names::SPANS.iter().map(|span| span.name).filter(|name| *name != CHECK_SPAN).collect();
+    let used: BTreeSet<&str> =
+        used.iter().map(String::as_str).filter(|name| *name != "params._meta.traceparent").collect();
+    assert_eq!(used, listed.union(&spans).copied().collect(), "src/telemetry/trace* and src/telemetry/names.rs");
+    // What is in no span is of a link.
+    let of_spans: BTreeSet<&str> = names::SPANS.iter().flat_map(|span| span.attributes).copied().collect();
+    assert_eq!(listed.difference(&of_spans).collect::<Vec<_>>(), [&"mcp_authz.link"]);
+    assert!(of_spans.is_subset(&listed));
+    for list in [names::SPAN_ATTRIBUTES, names::RECORD_ATTRIBUTES, names::RESOURCE_ATTRIBUTES] {
+        assert!(list.is_sorted_by_key(|named| named.name));
+    }
+    assert!(names::SPANS.iter().all(|span| span.attributes.is_sorted()));
+}
+
+#[test]
+fn the_samples_of_telemetry_are_tested_and_load() {
+    let blocks = blocks_of(include_str!("../../deploy/TELEMETRY.md"));
+    let names: Vec<&str> = blocks.iter().map(|block| block.name).collect();
+    // All but the first are held to a run by `tests/e2e/telemetry.rs`.
+    assert_eq!(names, ["yaml collector", "yaml envoy-tracing", "yaml envoy-cluster", "text trace"]);
+    let listen = "listen: {grpc: [\"tcp://127.0.0.1:0\"], admin: \"127.0.0.1:0\"}\n";
+    let config = Config::parse("a", format!("{listen}{}", blocks[0].text).as_bytes(), Format::Yaml, Path::new(""));
+    let endpoint = config.unwrap().telemetry.otlp.unwrap().endpoint.unwrap().to_string();
+    assert!(endpoint.starts_with("http://127.0.0.1:4317"), "{endpoint}");
 }
 
 #[test]

@@ -3,17 +3,17 @@
 //!
 //! The work is done by the thread of the admin port and of reloads. Checks have threads of their own.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, sync::Arc};
 
-use bytes::Bytes;
 use mcp_authz_core::document::Defect;
 use prometheus_client::registry::Registry;
-use tokio::{sync::watch, task::JoinSet};
+use serde_json::Value;
+use tokio::{sync::watch, task::JoinHandle};
 
-use super::{fail, warn_of};
+use super::{chain, fail};
 use crate::{
     clock::{Clock, SystemClock},
-    config,
+    config::{self, Config, Engine},
     telemetry::{
         metrics::{Metrics, Page, Signal},
         otlp::{
@@ -24,11 +24,9 @@ use crate::{
             metrics::MetricsExport,
             resource,
         },
+        trace::{FLUSH, Tracer},
     },
 };
-
-/// Time for what is left at the end.
-const CLOSE: Duration = Duration::from_secs(5);
 
 /// Everything that is counted and told, before anything is sent.
 pub(super) struct Telemetry {
@@ -63,52 +61,70 @@ impl Telemetry {
         self.messages.as_ref().map(|queue| LogLayer::new(Arc::clone(queue), Arc::clone(&self.clock)))
     }
 
-    /// Begins to send.
-    pub(super) fn start(&self) -> Result<Sending, ExitCode> {
-        warn_of(&self.settings.warnings);
-        let transport = Transport::new(&self.settings, self.metrics.clone());
-        let transport = Arc::new(transport.map_err(|error| fail("the connection to the collector", &error))?);
+    /// What is in force, for the admin port.
+    pub(super) fn to_json(&self) -> Value {
+        if self.settings.is_off() { Value::Null } else { self.settings.to_json() }
+    }
+
+    /// Begins to send what is asked for: as a rule nothing.
+    pub(super) fn start(&self, config: &Config) -> Result<Sending, ExitCode> {
+        for warning in &self.settings.warnings {
+            tracing::warn!(at = %warning, "The settings of telemetry are legal, and probably not meant.");
+        }
         let (stop, stopped) = watch::channel(false);
-        let sending = Sending { transport, resource: resource(&self.settings), stop, tasks: JoinSet::new() };
-        Ok(sending.begin(self, &stopped))
+        let mut sending = Sending { tracer: Tracer::off(), stop, tasks: Vec::new() };
+        if self.settings.is_off() {
+            return Ok(sending);
+        }
+        let transport =
+            Transport::new(&self.settings, self.metrics.clone()).map_err(|error| fail("telemetry", &error))?;
+        let (transport, resource) = (Arc::new(transport), resource(&self.settings));
+        if self.settings.target(Signal::Traces).is_some() {
+            let queue = Arc::new(Batcher::new(Signal::Traces, self.settings.traces, self.metrics.clone()));
+            let is_store_shared = matches!(config.ledger.engine, Engine::Redis(_));
+            sending.tracer = Tracer::new(Arc::clone(&queue), &self.settings, Arc::clone(&self.clock), is_store_shared);
+            let run = queue.run(Arc::clone(&transport), resource.clone(), stopped.clone(), FLUSH);
+            sending.tasks.push(tokio::spawn(run));
+        }
+        if let Some(messages) = &self.messages {
+            let run = Arc::clone(messages).run(Arc::clone(&transport), resource.clone(), stopped.clone(), FLUSH);
+            sending.tasks.push(tokio::spawn(run));
+        }
+        if self.settings.target(Signal::Metrics).is_some() {
+            let (page, clock, started_ms) = (self.page.clone(), Arc::clone(&self.clock), self.started_ms);
+            let interval = self.settings.metric_interval;
+            let export = MetricsExport { page, transport, resource, clock, started_ms, interval };
+            sending.tasks.push(tokio::spawn(export.run(stopped, FLUSH)));
+        }
+        for signal in [Signal::Logs, Signal::Metrics, Signal::Traces] {
+            if let Some(target) = self.settings.target(signal) {
+                tracing::info!(?signal, url = %target.url, protocol = target.protocol.name(), "Telemetry is sent.");
+            }
+        }
+        Ok(sending)
     }
 }
 
 /// What is being sent.
 pub(super) struct Sending {
-    /// The way to the collector.
-    pub(super) transport: Arc<Transport>,
-    /// Who sends.
-    pub(super) resource: Bytes,
+    /// Records spans.
+    pub(super) tracer: Tracer,
     stop: watch::Sender<bool>,
-    tasks: JoinSet<()>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Sending {
-    fn begin(mut self, telemetry: &Telemetry, stopped: &watch::Receiver<bool>) -> Self {
-        if let Some(messages) = &telemetry.messages {
-            let (transport, resource) = (Arc::clone(&self.transport), self.resource.clone());
-            self.tasks.spawn(Arc::clone(messages).run(transport, resource, stopped.clone(), CLOSE));
-        }
-        if self.transport.sends(Signal::Metrics) {
-            let export = MetricsExport {
-                page: telemetry.page.clone(),
-                transport: Arc::clone(&self.transport),
-                resource: self.resource.clone(),
-                clock: Arc::clone(&telemetry.clock),
-                started_ms: telemetry.started_ms,
-                interval: telemetry.settings.metric_interval,
-            };
-            self.tasks.spawn(export.run(stopped.clone(), CLOSE));
-        }
-        self
-    }
-
-    /// Sends what is left, for at most [`CLOSE`].
+    /// Sends what is left, for a bounded time.
     pub(super) async fn close(self) {
         self.stop.send_replace(true);
-        // Each task keeps its time itself; how it ended makes no difference any more.
-        drop(self.tasks.join_all().await);
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(
+                    error = chain(&error),
+                    "Telemetry was cut off: a defect of mcp-authz, please report it."
+                );
+            }
+        }
     }
 }
 

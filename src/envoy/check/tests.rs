@@ -5,6 +5,8 @@ use mcp_authz_core::grant::TokenDigest;
 use prometheus_client::registry::Registry;
 use serde_json::Value as Json;
 
+mod traced;
+
 use super::*;
 use crate::{
     clock::ManualClock,
@@ -156,7 +158,7 @@ impl Rig {
         received: Instant,
         grpc_timeout: Option<Duration>,
     ) -> CheckResponse {
-        let response = self.adapter.check(request, CallMeta { received, grpc_timeout }).await.sent();
+        let response = self.adapter.check(request, CallMeta { received, grpc_timeout, trace: None }).await.sent();
         let allows = matches!(response.http_response, Some(HttpResponse::Ok(_)));
         assert_eq!(response.status.as_ref().map(|status| status.code == 0), Some(allows), "status and answer agree");
         response
@@ -277,7 +279,7 @@ async fn an_answer_that_never_left_gives_its_units_back() {
     let ask = |id: &'static str| {
         asked(HttpRequest { id: Bytes::from_static(id.as_bytes()), ..request(CALL) }, &[("server", "one")])
     };
-    let meta = CallMeta { received: Instant::now(), grpc_timeout: None };
+    let meta = CallMeta { received: Instant::now(), grpc_timeout: None, trace: None };
     drop(rig.adapter.check(ask("1"), meta).await);
     let sent = rig.adapter.check(ask("2"), meta).await.sent();
     assert_eq!(verdict(&sent), "allow");
@@ -320,7 +322,7 @@ async fn the_access_log_gives_back_what_was_never_sent_and_nothing_else() {
                 break;
             }
         }
-        let meta = CallMeta { received: Instant::now(), grpc_timeout: None };
+        let meta = CallMeta { received: Instant::now(), grpc_timeout: None, trace: None };
         assert_eq!(verdict(&adapter.check(ask("2"), meta).await.sent()), then, "{outcome}");
         drop(folder);
     }

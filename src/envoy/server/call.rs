@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Body;
 use hyper::body::Incoming;
+use mcp_authz_core::trace::TraceContext;
 use prost::Message;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
@@ -86,21 +87,23 @@ impl<C: Check> hyper::service::Service<http::Request<Incoming>> for Calls<C> {
         if request.uri().path() == CHECK_PATH {
             let inner = Arc::clone(&self.inner);
             self.traffic.check();
-            let timeout = grpc_timeout(request.headers());
+            let grpc_timeout = grpc_timeout(request.headers());
+            let meta = CallMeta { received, grpc_timeout, trace: inner.trace(request.headers()) };
             let body = request.into_body();
-            Box::pin(async move { Ok(inner.call(body, CallMeta { received, grpc_timeout: timeout }).await) })
+            Box::pin(async move { Ok(inner.call(body, meta).await) })
         } else if request.uri().path() == LOG_PATH {
             let inner = Arc::clone(&self.inner);
             let body = request.into_body();
             Box::pin(async move { Ok(inner.log(body).await) })
         } else if request.uri().path() == PROCESS_PATH {
             let inner = Arc::clone(&self.inner);
+            let trace = inner.trace(request.headers());
             let body = request.into_body();
             // The head of the answer leaves at once; the work goes on as its body is read.
             let open = self.traffic.response();
             let work = move |sender| async move {
                 let _open = open;
-                inner.streams.run(&inner.check, body, sender).await
+                inner.streams.run(&inner.check, body, sender, trace).await
             };
             Box::pin(async move { Ok(respond(Reply::Stream(Stream::new(work)))) })
         } else {
@@ -122,6 +125,16 @@ impl<C: Check> Inner<C> {
             observer,
             draining,
         }
+    }
+
+    /// The caller's place in its trace. A second `traceparent` leaves open which of them counts, and so neither does.
+    fn trace(&self, headers: &HeaderMap) -> Option<TraceContext> {
+        if !self.check.wants_traces() {
+            return None;
+        }
+        let mut values = headers.get_all("traceparent").iter();
+        let context = TraceContext::parse(values.next()?.as_bytes());
+        if values.next().is_some() { None } else { context }
     }
 
     /// Takes what Envoy logs until it ends the stream, or until we stop: Envoy then opens another elsewhere.
@@ -264,7 +277,7 @@ mod tests {
         let settings = Settings { message_bytes_max: 100, ..Settings::default() };
         let inner = Inner::new(Never, &settings, Arc::new(|_| {}), watch::channel(false).1);
         let received = Instant::now();
-        let response = inner.call(body, CallMeta { received, grpc_timeout: Some(timeout) }).await;
+        let response = inner.call(body, CallMeta { received, grpc_timeout: Some(timeout), trace: None }).await;
         (response, received.elapsed())
     }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame};
+use mcp_authz_core::trace::TraceContext;
 use prost::Message as _;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep};
@@ -55,12 +56,18 @@ impl Streams {
     ///
     /// # Errors
     /// A message cannot be read, its handling failed, or draining takes too long.
-    pub(super) async fn run<B>(&self, check: &impl Check, body: B, sender: Sender) -> Result<(), Status>
+    pub(super) async fn run<B>(
+        &self,
+        check: &impl Check,
+        body: B,
+        sender: Sender,
+        trace: Option<TraceContext>,
+    ) -> Result<(), Status>
     where
         B: Body<Data = Bytes>,
     {
         let place = self.places.try_acquire();
-        let mut process = check.process(if place.is_ok() { Room::Given } else { Room::None });
+        let mut process = check.process(if place.is_ok() { Room::Given } else { Room::None }, trace);
         let mut messages = Messages::of(body, self.message_bytes_max);
         // One for the whole stream: patience that began anew with each message would never end.
         let mut over = std::pin::pin!(self.is_over());

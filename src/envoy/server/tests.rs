@@ -91,7 +91,7 @@ impl Check for Script {
         self.lost.send_modify(|count| *count = count.saturating_add(entries));
     }
 
-    fn process(&self, room: Room) -> impl Process {
+    fn process(&self, room: Room, _: Option<mcp_authz_core::trace::TraceContext>) -> impl Process {
         responses::Echo::new(room, Ended(self.dropped.clone()))
     }
 }

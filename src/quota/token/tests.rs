@@ -51,14 +51,19 @@ fn any_line() -> impl Strategy<Value = ((Line, Promise), Arc<str>)> {
 
 fn any_token() -> impl Strategy<Value = Token> {
     let head = ("[A-Za-z0-9_-]{1,64}", any::<u64>(), any::<u64>(), any::<[u8; 8]>(), any::<u64>(), "[a-z]{0,9}");
-    (head, proptest::collection::vec(any_line(), 1..=LINES_MAX)).prop_map(
-        |((id, attempt, digest, policy_digest, issued_ms, policy), lines)| {
+    let trace = proptest::option::of((any::<u128>(), any::<u64>()).prop_map(|(trace, span)| TraceContext {
+        trace_id: trace.max(1).to_be_bytes(),
+        span_id: span.max(1).to_be_bytes(),
+        sampled: true,
+    }));
+    (head, trace, proptest::collection::vec(any_line(), 1..=LINES_MAX)).prop_map(
+        |((id, attempt, digest, policy_digest, issued_ms, policy), trace, lines)| {
             let (lines, names): (Vec<(Line, Promise)>, Vec<Arc<str>>) = lines.into_iter().unzip();
             let (lines, promises): (Vec<Line>, Vec<Promise>) = lines.into_iter().unzip();
             let (names, policy) = (names.into(), Arc::from(policy));
             let id = ReservationId::from_token(&id).unwrap();
             let booking = Booking { id, attempt: Attempt(attempt), digest, lines: lines.into() };
-            Token { booking, promises: promises.into(), names, policy, policy_digest, issued_ms }
+            Token { booking, promises: promises.into(), names, policy, policy_digest, issued_ms, trace }
         },
     )
 }
@@ -79,7 +84,7 @@ fn small() -> Token {
     let booking = Booking { id, attempt: Attempt(1), digest: 2, lines: [line].into() };
     let (names, policy) = ([Arc::from("deletions")].into(), Arc::from("ops"));
     let issued_ms = 1_800_000_000_000;
-    Token { booking, promises: [promise].into(), names, policy, policy_digest: [1; 8], issued_ms }
+    Token { booking, promises: [promise].into(), names, policy, policy_digest: [1; 8], issued_ms, trace: None }
 }
 
 #[test]
@@ -87,6 +92,44 @@ fn a_token_of_one_counter_is_short() {
     let token = small().sign(&keys()).unwrap();
     assert!(token.len() < 200, "{} characters", token.len());
     assert_eq!(Token::read(token.as_bytes(), &keys()), Ok(small()));
+}
+
+const TRACE: TraceContext = TraceContext { trace_id: [3; 16], span_id: [4; 8], sampled: true };
+
+#[test]
+fn a_trace_makes_another_format_and_no_trace_leaves_the_old_one() {
+    let first = |token: &Token| URL_SAFE_NO_PAD.decode(token.sign(&keys()).unwrap()).unwrap()[0];
+    let of_body = Promise { actual: Actual::Usage, ..small().promises[0] };
+    let with_body = Token { promises: [of_body].into(), ..small() };
+    assert_eq!([&small(), &with_body].map(first), [VERSION, VERSION_BODY], "what old replicas read");
+    let traced = [small(), with_body].map(|token| token.with_trace(Some(TRACE)));
+    assert_eq!(traced.each_ref().map(first), [VERSION_TRACE, VERSION_BODY_TRACE]);
+    for token in traced {
+        assert_eq!(Token::read(token.sign(&keys()).unwrap().as_bytes(), &keys()), Ok(token));
+    }
+    let unsampled = small().with_trace(Some(TraceContext { sampled: false, ..TRACE }));
+    assert_eq!(unsampled, small());
+}
+
+#[test]
+fn a_call_is_settled_also_if_there_is_no_room_for_its_trace() {
+    let room = (1..=NAME_BYTES_MAX).rev().map(|length| {
+        let line = Line { label: Arc::from("x".repeat(length)), ..small().booking.lines[0].clone() };
+        let booking = Booking { lines: vec![line; LINES_MAX].into(), ..small().booking };
+        let promises = vec![small().promises[0]; LINES_MAX].into();
+        Token { booking, promises, names: vec![Arc::from("y"); LINES_MAX].into(), ..small() }
+    });
+    let longest = room.into_iter().find(|token| token.sign(&keys()).is_some()).unwrap();
+    let mut tight = longest;
+    // Fill up to the last byte, so that 24 more cannot fit.
+    while let Some(more) = Some(Token { policy: format!("{}z", tight.policy).into(), ..tight.clone() })
+        && more.policy.len() <= NAME_BYTES_MAX
+        && more.sign(&keys()).is_some()
+    {
+        tight = more;
+    }
+    let traced = tight.clone().with_trace(Some(TRACE));
+    assert_eq!(Token::read(traced.sign(&keys()).unwrap().as_bytes(), &keys()), Ok(tight));
 }
 
 #[test]

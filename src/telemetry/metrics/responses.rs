@@ -77,6 +77,15 @@ label! {
     }
 }
 
+impl WithheldReason {
+    /// Whether nobody could judge the response, for which an operator has to see to something; the others are the policy's word or
+    /// the server's doing.
+    #[must_use]
+    pub fn is_failure(self) -> bool {
+        [Self::Mode, Self::Overload, Self::Pins, Self::Ticket].contains(&self)
+    }
+}
+
 impl From<Withheld> for WithheldReason {
     fn from(withheld: Withheld) -> Self {
         match withheld {

@@ -166,7 +166,7 @@ impl Items {
     }
 }
 
-/// Ready once `stop` is true or its sender gone. Holds nothing of the channel afterwards, which would bind the task to a thread.
+/// Ready when the end has come: a sender that is gone is an end as well.
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     drop(stop.wait_for(|stop| *stop).await);
 }
@@ -219,3 +219,6 @@ pub fn request(resource: &[u8], items: &[u8]) -> Bytes {
     out.extend_from_slice(items);
     out.into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 //! There is one source of truth. What counts in this process is the registry, and what it says is the page: names, labels, values
 //! and exemplars. A second set of instruments for OTLP would cost every Check a second set of additions, and the two would drift
 //! apart, as any two lists do; reading the registry's objects would need a visitor that the library does not offer. Reading the page
-//! costs a millisecond of a thread that serves no Check, once in an interval, and is checked from both ends: a test demands that every
+//! is work of a thread that serves no Check, once in an interval, and is checked from both ends: a test demands that every
 //! line of it is read, and the end-to-end test that a collector shows the values that a scrape shows.
 //!
 //! Counters become monotonic cumulative sums, gauges gauges, histograms cumulative histograms with explicit bounds; an info

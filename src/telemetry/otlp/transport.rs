@@ -343,3 +343,6 @@ fn scattered(pause: Duration) -> Duration {
     let share = getrandom::u32().map_or(128, |random| random & 255);
     half.saturating_add(half.saturating_mul(share).checked_div(256).unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests;

@@ -150,7 +150,7 @@ impl Whole {
     /// Decoding included, encoding of the answer not.
     fn check(&self, message: &Bytes) -> wire::CheckResponse {
         let request = wire::CheckRequest::decode(message.clone()).unwrap_or_default();
-        let meta = CallMeta { received: Instant::now(), grpc_timeout: None };
+        let meta = CallMeta { received: Instant::now(), grpc_timeout: None, trace: None };
         self.runtime.block_on(self.adapter.check(request, meta)).sent()
     }
 }

@@ -48,6 +48,8 @@ pub(crate) struct Span {
     pub(crate) kind: u64,
     pub(crate) start_ns: u64,
     pub(crate) attributes: BTreeMap<String, String>,
+    /// Number of the status: 0 unset, 2 error.
+    pub(crate) status: u64,
 }
 
 /// One log record.
@@ -118,6 +120,7 @@ impl Collector {
             kind: item["kind"].as_u64().unwrap_or_default(),
             start_ns: text(&item["startTimeUnixNano"]).parse().unwrap_or_default(),
             attributes: attributes(&item["attributes"]),
+            status: item["status"]["code"].as_u64().unwrap_or_default(),
         };
         items.into_iter().map(span).collect()
     }

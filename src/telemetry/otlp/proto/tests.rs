@@ -79,7 +79,7 @@ proptest! {
     fn another_reader_reads_what_is_written(
         number in any::<u64>(), shift in 0_u32..64, eight in any::<u64>(), four in any::<u32>(),
         bytes in proptest::collection::vec(any::<u8>(), 0..300),
-        text in "\\PC{0,20000}",
+        text in "\\PC{0,5000}",
         keys in proptest::collection::vec(("[a-z.]{1,200}", attribute()), 0..4),
     ) {
         let attributes = keys.into_iter().map(|(key, value)| KeyValue { key, value: Some(value) }).collect();
