@@ -7,7 +7,7 @@
 //! and with the same allocator as ours, which decodes every request and always answers OK.
 //!
 //! A harness of our own, because the usual ones measure functions in this process by wall-clock time. Arguments: a part
-//! (`lists`, `load`, `memory`, `micro`, `redis`) to run only that. For a profiler: `serve KIND tcp://… unix://…` runs one of the servers,
+//! (`lists`, `load`, `memory`, `micro`, `redis`, `tracing`) to run only that. For a profiler: `serve KIND tcp://… unix://…` runs one of the servers,
 //! `scene FOLDER` writes what the real one is configured with, and `drive ENDPOINT BODY_BYTES COUNT` sends to a server
 //! that runs already.
 
@@ -38,6 +38,8 @@ mod requests;
 mod scene;
 #[path = "check/servers.rs"]
 mod servers;
+#[path = "check/tracing.rs"]
+mod tracing_part;
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -51,14 +53,17 @@ fn main() -> anyhow::Result<ExitCode> {
     if let ["drive", endpoint, body_bytes, count] = &arguments[..] {
         return report::drive(&endpoint.parse()?, body_bytes.parse()?, count.parse()?).map(|()| ExitCode::SUCCESS);
     }
+    if let ["collect"] = &arguments[..] {
+        return tracing_part::collect().map(|()| ExitCode::SUCCESS);
+    }
     let mut out = std::io::stdout().lock();
     let wanted = |part| arguments.is_empty() || arguments.contains(&part);
     if let Some(unknown) =
-        arguments.iter().find(|argument| !["lists", "load", "memory", "micro", "redis"].contains(*argument))
+        arguments.iter().find(|argument| !["lists", "load", "memory", "micro", "redis", "tracing"].contains(*argument))
     {
         writeln!(
             std::io::stderr(),
-            "unknown part `{unknown}`; there are `lists`, `load`, `memory`, `micro` and `redis`"
+            "unknown part `{unknown}`; there are `lists`, `load`, `memory`, `micro`, `redis` and `tracing`"
         )?;
         return Ok(ExitCode::from(64));
     }
@@ -74,6 +79,9 @@ fn main() -> anyhow::Result<ExitCode> {
     // Needs a redis-server, so it runs only where it is asked for.
     if arguments.contains(&"redis") {
         redis_part::run(&mut out).context("the redis part failed")?;
+    }
+    if arguments.contains(&"tracing") {
+        tracing_part::run(&mut out).context("the tracing part failed")?;
     }
     if wanted("load") {
         report::run(&mut out).context("the load part failed")?;

@@ -19,6 +19,8 @@ const CONNECTIONS: usize = 2;
 /// Open connections to one server.
 pub(crate) struct Load {
     senders: Vec<SendRequest<Bytes>>,
+    /// Of so many Checks one is sampled; `None` sends no trace context at all.
+    sampled: Option<usize>,
     /// Ends the connections with this value.
     _connections: JoinSet<()>,
 }
@@ -36,7 +38,12 @@ impl Load {
                 Endpoint::Unix(path) => open(UnixStream::connect(path).await?, &mut connections).await?,
             });
         }
-        Ok(Self { senders, _connections: connections })
+        Ok(Self { senders, sampled: None, _connections: connections })
+    }
+
+    /// With a trace context on each Check, of which one in `sampled` is recorded.
+    pub(crate) fn with_traces(self, sampled: usize) -> Self {
+        Self { sampled: Some(sampled), ..self }
     }
 
     /// Sends `count` Checks with `in_flight` of them open at any time, and returns how long each took, sorted.
@@ -45,11 +52,14 @@ impl Load {
         let mut tasks = JoinSet::new();
         for (number, sender) in (0..in_flight).zip(self.senders.iter().cycle()) {
             let (left, sender, message) = (Arc::clone(&left), sender.clone(), message.clone());
+            let sampled = self.sampled;
             tasks.spawn(async move {
                 let mut times = Vec::with_capacity(count / in_flight * 2);
-                while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+                while let Ok(turn) = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                {
                     let begun = Instant::now();
-                    let answer = call(sender.clone(), message.clone()).await?;
+                    let trace = sampled.map(|sampled| if turn % sampled == 0 { SAMPLED } else { UNSAMPLED });
+                    let answer = call(sender.clone(), message.clone(), trace).await?;
                     times.push(begun.elapsed());
                     if number == 0 {
                         ensure!(is_ok(&answer), "the answer is not OK");
@@ -93,8 +103,11 @@ pub(crate) fn frame(message: &[u8]) -> anyhow::Result<Bytes> {
     Ok([&[0][..], &length.to_be_bytes(), message].concat().into())
 }
 
-async fn call(mut sender: SendRequest<Bytes>, message: Bytes) -> anyhow::Result<Bytes> {
-    let request = http::Request::post("http://authz/envoy.service.auth.v3.Authorization/Check")
+const SAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+const UNSAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+
+async fn call(mut sender: SendRequest<Bytes>, message: Bytes, trace: Option<&'static str>) -> anyhow::Result<Bytes> {
+    let mut request = http::Request::post("http://authz/envoy.service.auth.v3.Authorization/Check")
         .header("te", "trailers")
         .header("content-type", "application/grpc")
         .header("grpc-timeout", "10000m")
@@ -102,6 +115,9 @@ async fn call(mut sender: SendRequest<Bytes>, message: Bytes) -> anyhow::Result<
         .header("x-forwarded-for", "10.1.2.3")
         .header("x-envoy-expected-rq-timeout-ms", "10000")
         .body(())?;
+    if let Some(trace) = trace {
+        request.headers_mut().insert("traceparent", http::HeaderValue::from_static(trace));
+    }
     std::future::poll_fn(|cx| sender.poll_ready(cx)).await?;
     let (response, mut stream) = sender.send_request(request, false)?;
     stream.send_data(message, true)?;

@@ -32,9 +32,15 @@ impl Server {
 
     /// Starts `mcp-authz serve` with everything switched on: grants, policy, limits, audit records and metrics.
     pub(crate) fn start_real(folder: &Path) -> anyhow::Result<Self> {
+        Self::start_real_with(folder, &[])
+    }
+
+    /// As [`Server::start_real`], with these variables in its environment.
+    pub(crate) fn start_real_with(folder: &Path, variables: &[(&str, &str)]) -> anyhow::Result<Self> {
         let config = crate::scene::write(folder, crate::scene::Crowd::NONE)?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-authz"));
         command.arg("serve").arg("--config").arg(config).stdin(Stdio::null()).stderr(Stdio::piped());
+        command.envs(variables.iter().copied());
         let mut child = command.spawn().context("cannot start mcp-authz")?;
         let mut log = BufReader::new(child.stderr.take().context("the log is piped")?);
         let mut seen = String::new();
