@@ -273,6 +273,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_context_of_a_call_is_left_alone_where_nobody_wants_it() {
+        let inner = Inner::new(Never, &Settings::default(), Arc::new(|_| {}), watch::channel(false).1);
+        let mut headers = HeaderMap::new();
+        let value = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        headers.insert("traceparent", value.parse().unwrap());
+        assert!(TraceContext::parse(value.as_bytes()).is_some());
+        assert_eq!(inner.trace(&headers), None);
+    }
+
     async fn call(body: impl Body<Data = Bytes>, timeout: Duration) -> (http::Response<Reply>, Duration) {
         let settings = Settings { message_bytes_max: 100, ..Settings::default() };
         let inner = Inner::new(Never, &settings, Arc::new(|_| {}), watch::channel(false).1);

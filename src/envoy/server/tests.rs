@@ -91,8 +91,12 @@ impl Check for Script {
         self.lost.send_modify(|count| *count = count.saturating_add(entries));
     }
 
-    fn process(&self, room: Room, _: Option<mcp_authz_core::trace::TraceContext>) -> impl Process {
-        responses::Echo::new(room, Ended(self.dropped.clone()))
+    fn process(&self, room: Room, trace: Option<TraceContext>) -> impl Process {
+        responses::Echo::new(room, trace, Ended(self.dropped.clone()))
+    }
+
+    fn wants_traces(&self) -> bool {
+        true
     }
 }
 
@@ -192,6 +196,24 @@ async fn a_check_is_answered_over_tcp() {
     assert_eq!((&http.path[..], &http.raw_body[..]), (&b"/mcp"[..], &b"\xff\x00body"[..]));
     assert_eq!(meta.grpc_timeout, Some(Duration::from_secs(20)));
     assert_eq!(running.stop().await, Drained::Clean);
+}
+
+pub(super) const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+#[tokio::test]
+async fn the_callers_place_in_its_trace_is_read_from_its_metadata() {
+    let running = Running::tcp(settings()).await;
+    let mut client = running.client().await;
+    let mut seen = Vec::new();
+    for values in [&[][..], &[TRACEPARENT], &["nonsense"], &[TRACEPARENT, TRACEPARENT]] {
+        let mut call = tonic::Request::new(request("/mcp"));
+        for value in values {
+            call.metadata_mut().append("traceparent", value.parse().unwrap());
+        }
+        client.check(call).await.unwrap();
+        seen.push(running.script.last.lock().unwrap().take().unwrap().1.trace);
+    }
+    assert_eq!(seen, [None, TraceContext::parse(TRACEPARENT.as_bytes()), None, None], "of two neither counts");
 }
 
 #[tokio::test]

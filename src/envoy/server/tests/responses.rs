@@ -18,12 +18,13 @@ use crate::envoy::wire::process::{
 /// Gives each piece of a body back, unless it says something else.
 pub(super) struct Echo {
     room: Room,
+    trace: Option<TraceContext>,
     _ended: Ended,
 }
 
 impl Echo {
-    pub(super) fn new(room: Room, ended: Ended) -> Self {
-        Self { room, _ended: ended }
+    pub(super) fn new(room: Room, trace: Option<TraceContext>, ended: Ended) -> Self {
+        Self { room, trace, _ended: ended }
     }
 }
 
@@ -34,6 +35,7 @@ impl Process for Echo {
             b"panic" => panic!("a bug"),
             b"refuse" => return Err(tonic::Status::aborted("no")),
             b"wait" => std::future::pending().await,
+            b"trace" => self.trace.map(|trace| trace.traceparent()).unwrap_or_default().into(),
             b"room" if self.room == Room::None => Bytes::from_static(b"none"),
             _ => body.body,
         };
@@ -82,6 +84,19 @@ impl Response {
         self.messages.send(body(text)).await.unwrap_or_default();
         self.next().await
     }
+}
+
+#[tokio::test]
+async fn the_place_in_a_trace_is_that_of_the_stream() {
+    let running = Running::tcp(settings()).await;
+    let (messages, stream) = mpsc::channel(16);
+    let mut call = tonic::Request::new(ReceiverStream::new(stream));
+    call.metadata_mut().insert("traceparent", TRACEPARENT.parse().unwrap());
+    let opened = ExternalProcessorClient::new(running.channel().await).process(call).await;
+    let mut response = Response { messages, answers: opened.unwrap().into_inner() };
+    assert_eq!(response.ask("trace").await, said(TRACEPARENT));
+    let mut other = Response::open(running.channel().await).await;
+    assert_eq!(other.ask("trace").await, said(""));
 }
 
 fn said(text: &str) -> Result<Option<String>, Code> {
