@@ -95,7 +95,9 @@ async fn a_change_is_told_once_and_the_next_one_again() {
     let mut watch = Watch::new(Folders::of_files([file.as_path()]), Duration::from_secs(1));
     for _ in 0..2 {
         mount.swap();
+        let begun = Instant::now();
         assert_eq!(watch.changed().await, [folder.path().join("tls").display().to_string()]);
+        assert!(begun.elapsed() <= Duration::from_secs(1), "not at the first look");
         let quiet = tokio::time::timeout(Duration::from_secs(5), watch.changed()).await;
         assert!(quiet.is_err(), "nothing has changed");
     }

@@ -139,6 +139,11 @@ impl Process {
         files.iter().find(is_it).unwrap().get("digest").and_then(Value::as_str).unwrap().to_owned()
     }
 
+    /// Waits until the page of metrics has that text.
+    pub(crate) fn measures(&self, text: &str) {
+        until(text, || self.get("/metrics").filter(|(_, page)| page.contains(text)).map(drop));
+    }
+
     /// What it has written to standard error.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
