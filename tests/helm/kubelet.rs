@@ -6,7 +6,6 @@ use super::{
     chart::Manifests,
     documents::{host, identities, secrets},
     names::Names,
-    pending,
     process::until,
     replica::Replica,
     stack::{Envoy, Fixture, clusters},
@@ -61,9 +60,6 @@ fn the_quickstart_works_as_rendered() {
     let settings = std::fs::read(replica.pod.path("/etc/mcp-authz/config.yaml")).unwrap();
     let upgraded = Manifests::of("quickstart", &json!({"policies.inline": {"demo.json": CHANGED}}));
     replica.pod.update(&upgraded, &secrets);
-    if pending::needs_hangup() {
-        replica.process.signal("HUP");
-    }
     until("the new policy decides", || {
         let (_, answer) = envoy.call("post_message", &json!({"channel": "#support", "text": "hi"})).unwrap();
         answer.contains("Only to #help since today.").then_some(())

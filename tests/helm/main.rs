@@ -11,7 +11,6 @@ mod golden;
 mod kubelet;
 mod layout;
 mod names;
-mod pending;
 mod process;
 mod refusals;
 mod replica;

@@ -40,7 +40,7 @@ impl Replica {
         let settings = pod.path("/etc/mcp-authz/config.yaml");
         let text = std::fs::read_to_string(&settings).unwrap();
         assert!(text.contains("0.0.0.0:"), "the pod listens somewhere else");
-        std::fs::write(&settings, super::pending::without(&text.replace("0.0.0.0:", &format!("{address}:")))).unwrap();
+        std::fs::write(&settings, text.replace("0.0.0.0:", &format!("{address}:"))).unwrap();
         let process = Process::start("mcp-authz", folder, command(&pod, address));
         Self { address, pod, process }
     }

@@ -2,25 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
     time::Duration,
 };
 
 use mcp_authz::telemetry::metrics::{
-    AuditOutcome, ErrorKind, Label, LedgerEvent, LedgerOutage, Metrics, PinEvent, QuotaOutcome, ReservationOutcome,
-    ResponseOutcome, SettlementOutcome, Verdict, WithheldReason,
+    AuditOutcome, ErrorKind, KubernetesEvent, Label, LedgerEvent, LedgerOutage, Metrics, PinEvent, QuotaOutcome,
+    ReservationOutcome, ResponseOutcome, SettlementOutcome, Signal, TelemetryOutcome, Verdict, WithheldReason,
 };
 use mcp_authz_core::decision::Reason;
 use prometheus_client::{encoding::text, registry::Registry};
-
-/// Metrics that dashboards and alerts use already and that the binary does not show yet, with their labels and a value of each.
-/// Left out as soon as it does; then [`Traffic::more`] feeds them.
-pub(crate) const COMING: &[(&str, &[(&str, &str)])] = &[
-    ("mcp_authz_policy_info", &[("policy", "demo"), ("digest", "0123456789ab")]),
-    ("mcp_authz_telemetry_items_total", &[("signal", "traces"), ("outcome", "sent")]),
-    ("mcp_authz_telemetry_items_total", &[("signal", "traces"), ("outcome", "dropped")]),
-    ("mcp_authz_telemetry_items_total", &[("signal", "traces"), ("outcome", "refused")]),
-];
 
 /// Labels that a scrape adds.
 pub(crate) const OF_THE_SCRAPE: &[&str] = &["instance", "job", "namespace", "pod"];
@@ -68,6 +58,9 @@ impl Traffic {
         m.answer_unseen();
         m.response_unseen();
         m.lossy_body();
+        m.set_policies("sha256:0123456789ab", [(&"demo".into(), "sha256:0123456789ab")].into_iter(), 10);
+        every::<KubernetesEvent>(|label| m.kubernetes_event(label));
+        every::<Signal>(|signal| every::<TelemetryOutcome>(|outcome| m.telemetry(signal, outcome, 1)));
         m.config_refused();
         m.config_taken(1_000 * (self.rounds + 1));
         self.rounds += 1;
@@ -79,18 +72,6 @@ impl Traffic {
         text::encode(&mut page, &self.registry).unwrap();
         let end = page.find("# EOF").unwrap();
         page.truncate(end);
-        let mut last = "";
-        let is_there = page.clone();
-        for (name, labels) in COMING.iter().filter(|(name, _)| !is_there.contains(&format!("\n{name}{{"))) {
-            let family = name.trim_end_matches("_total");
-            if last != *name {
-                writeln!(page, "# TYPE {family} {}", if family == *name { "gauge" } else { "counter" }).unwrap();
-            }
-            last = name;
-            let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
-            let value = if family == *name { 1 } else { self.rounds };
-            writeln!(page, "{name}{{{}}} {value}", labels.join(",")).unwrap();
-        }
         page + "# EOF\n"
     }
 }
