@@ -77,6 +77,15 @@ pub fn signed_text(event: &str, id: &str, seq: u64, previous: Option<&Hash>, occ
     format!("mcp-authz audit 1\n{event}\n{id}\n{seq}\n{previous}\n{occurred_at}\n")
 }
 
+/// The three parts of a draft. The first and the last are short, so they are looked for from both ends.
+fn parts(draft: &[u8]) -> Option<[&[u8]; 3]> {
+    let first = draft.iter().position(|byte| *byte == MARK)?;
+    let last = draft.iter().rposition(|byte| *byte == MARK)?;
+    let middle = draft.get(first.checked_add(1)?..last)?;
+    let end = draft.get(last.checked_add(1)?..)?;
+    (!middle.contains(&MARK)).then_some([draft.get(..first)?, middle, end])
+}
+
 /// The records about a chain.
 pub(super) const START: &str = "chain_start";
 pub(super) const CHECKPOINT: &str = "checkpoint";
@@ -121,11 +130,7 @@ impl Chain {
 
     /// Appends the line of a draft, with its line feed. False for what is no draft; then nothing is appended.
     pub fn seal(&mut self, draft: &[u8], out: &mut Vec<u8>) -> bool {
-        let mut parts = draft.split(|byte| *byte == MARK);
-        let (Some(event), Some(middle), Some(end), None) = (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return false;
-        };
+        let Some([event, middle, end]) = parts(draft) else { return false };
         self.seq = self.seq.saturating_add(1);
         let start = out.len();
         out.extend_from_slice(LINE_START.as_bytes());

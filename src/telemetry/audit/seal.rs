@@ -1,6 +1,6 @@
 //! What the writer thread makes of drafts: records in their chain, with checkpoints between them.
 
-use std::{sync::Arc, time::Duration};
+use std::{io::BufRead as _, sync::Arc, time::Duration};
 
 use mcp_authz_core::audit::chain::Chain;
 use tokio::time::Instant;
@@ -36,7 +36,12 @@ impl Stage for Sealing {
     fn pass(&mut self, taken: &mut Vec<u8>, lost: u64, out: &mut Vec<u8>) {
         // A line gets about this much longer.
         out.reserve(taken.len().saturating_mul(3) / 2);
-        for draft in taken.split(|byte| *byte == b'\n').filter(|draft| !draft.is_empty()) {
+        let mut rest = &taken[..];
+        while !rest.is_empty() {
+            // Reading from memory does not fail; this way is many times as fast as one byte after the other.
+            let (all, Ok(length)) = (rest, rest.skip_until(b'\n')) else { break };
+            let line = all.get(..length).unwrap_or_default();
+            let draft = line.strip_suffix(b"\n").unwrap_or(line);
             if !self.chain.seal(draft, out) {
                 self.chain.gap(self.clock.now_ms(), 1, out);
             }
