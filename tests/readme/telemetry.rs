@@ -45,6 +45,9 @@ fn families() -> BTreeMap<String, Family> {
     metrics.request(Verdict::Allow, "a", "ping", Duration::ZERO, None);
     ResponseOutcome::ALL.iter().for_each(|outcome| metrics.response(*outcome, "a", "ping"));
     metrics.rule_hit("p", "/mask/0", 1);
+    metrics.rule_denial("p", "/tools");
+    let policy = "p".into();
+    metrics.set_policies("sha256:0", [(&policy, "sha256:0")].into_iter(), 1);
     let text = Page::new(Arc::new(registry), metrics).text().unwrap();
     let mut families = BTreeMap::<String, Family>::new();
     let (mut name, mut end, mut help) = (String::new(), "", "");
@@ -104,7 +107,8 @@ fn metrics_table() -> String {
             .into_iter()
             .map(|(key, values)| {
                 // Of these the values are names of the configuration, or have tables of their own.
-                let is_open = ["server", "method", "policy", "counter", "rule", "version"].contains(&key.as_str());
+                let open = ["server", "method", "policy", "digest", "counter", "revision", "rule", "version"];
+                let is_open = open.contains(&key.as_str());
                 let is_closed = !is_open && values.len() <= VALUES_MAX && name != "mcp_authz_requests_total";
                 let values = values.into_iter().collect::<Vec<_>>().join(", ");
                 if is_closed { format!("`{key}`: {values}") } else { format!("`{key}`") }
