@@ -107,7 +107,8 @@ export function writeEnvoyConfiguration(sockets, upstreamPort) {
   const endpoint = path => `{endpoint: {address: {pipe: {path: ${path}}}}}`;
   const one = endpoint('/run/mcp-authz/authz.sock');
   // A replica that is gone is left out after two failures, and asked again when it answers its health check.
-  const leftOut = cluster => [`    load_assignment:\n      cluster_name: ${cluster}\n`, `    outlier_detection:
+  const leftOut = cluster => [`    load_assignment:\n      cluster_name: ${cluster}\n`, `    ignore_health_on_host_removal: true
+    outlier_detection:
       {split_external_local_origin_errors: true, consecutive_local_origin_failure: 2, base_ejection_time: 1s, max_ejection_percent: 50}
     health_checks:
     - {timeout: 0.5s, interval: 0.5s, no_traffic_interval: 0.5s, unhealthy_threshold: 1, healthy_threshold: 1, grpc_health_check: {}}

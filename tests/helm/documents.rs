@@ -58,7 +58,7 @@ pub(crate) fn secrets(server: &Identity) -> Secrets {
     let ca = [("ca.crt", server.authority.as_str())];
     [
         ("mcp-authz-grants", secret(&[("agents.yaml", &grants)])),
-        ("demo-credential", secret(&[("token", CREDENTIAL)])),
+        ("mcp-authz-credentials-demo", secret(&[("token", CREDENTIAL)])),
         ("mcp-authz-tls", secret(&identity)),
         (&format!("{RELEASE}-mcp-authz-tls"), secret(&identity)),
         ("mcp-authz-admin", secret(&[("token", "0123456789abcdef0123456789abcdef")])),

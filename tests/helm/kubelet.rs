@@ -12,7 +12,7 @@ use super::{
 };
 
 /// The name in Envoy's certificate, as the scenarios allow it.
-pub(crate) const ENVOY: &str = "envoy.default.svc.cluster.local";
+pub(crate) const ENVOY: &str = "envoy.mcp-system.svc.cluster.local";
 
 const CHANGED: &str = r##"{
   "version": "1",

@@ -40,6 +40,7 @@ fn of_transport_and_documents() -> Vec<Rule> {
 fn of_what_is_kept() -> Vec<Rule> {
     let redis = json!({"quotas.redis.url": "redis://u:p@redis:6379"});
     vec![
+        ("quickstart", json!({"grpc.host": "127.0.0.1"}), "grpc.host is loopback with grpc.transport `mtls`"),
         ("quickstart", json!({"replicas": 2}), "several replicas count quotas apart"),
         ("quickstart", json!({"autoscaling.enabled": true}), "several replicas count quotas apart"),
         ("daemonset", json!({"quotas.engine": "embedded"}), "each pod counts quotas apart"),

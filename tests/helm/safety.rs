@@ -10,7 +10,7 @@ use rustls::{
 };
 use serde_json::{Value, json};
 
-use super::chart::{Manifests, RELEASE, scenarios, tree};
+use super::chart::{Manifests, RELEASE, root, scenarios, tree};
 
 /// Every spec of a pod, with a name for messages.
 fn pods(scenario: &str) -> Vec<(String, Value)> {
@@ -127,6 +127,30 @@ fn only_who_is_named_gets_in_and_nothing_else_out() {
     let observed = Manifests::of("observability", &Value::Null);
     let policy = &observed.object("NetworkPolicy", &format!("{RELEASE}-mcp-authz"))["spec"];
     assert_eq!(ports(&policy["egress"]), ["53", "4317", "443"]);
+}
+
+#[test]
+fn the_recipes_for_meshes_name_what_the_chart_renders() {
+    // Installed as the recipes assume: the release `mcp-authz`, in whatever namespace.
+    let istio = Manifests::of("istio", &Value::Null);
+    assert_eq!(tree(istio.settings())["listen"]["grpc"], json!(["tcp://127.0.0.1:9191"]));
+    assert!(tree(istio.settings()).get("danger_plaintext_tcp").is_none(), "loopback needs no permission");
+    let recipe = std::fs::read_to_string(root().join("deploy/istio/mesh.yaml")).unwrap();
+    let selector = "{app.kubernetes.io/name: mcp-authz, app.kubernetes.io/component: server}";
+    assert_eq!(recipe.matches(selector).count(), 3, "a selector that also takes the webhook, which has no sidecar");
+    let labels = &istio.pod()["metadata"]["labels"];
+    assert_eq!([&labels["app.kubernetes.io/name"], &labels["app.kubernetes.io/component"]], ["mcp-authz", "server"]);
+    for (scenario, recipes) in [("istio", "deploy/istio"), ("envoy-gateway", "deploy/envoy-gateway")] {
+        let manifests = Manifests::of(scenario, &json!({"fullnameOverride": "mcp-authz"}));
+        let service = manifests.object("Service", "mcp-authz");
+        assert_eq!(service["spec"]["ports"][0]["port"], 9191, "{recipes}");
+        let texts = std::fs::read_dir(root().join(recipes)).unwrap();
+        let texts: String = texts.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect();
+        assert!(texts.contains("mcp-authz.mcp-system.svc.cluster.local"), "{recipes}");
+    }
+    let gateway = Manifests::of("envoy-gateway", &json!({"fullnameOverride": "mcp-authz"}));
+    let names = gateway.kind("Certificate")[0]["spec"]["dnsNames"].as_array().unwrap();
+    assert!(names.contains(&json!("mcp-authz.default.svc.cluster.local")), "the name that the gateway asks for");
 }
 
 #[test]

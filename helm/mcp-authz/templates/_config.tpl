@@ -2,7 +2,7 @@
 
 {{- define "mcp-authz.config" -}}
 {{- $v := .Values -}}
-{{- $grpc := printf "tcp://%s:%d" $v.admin.host (int $v.grpc.port) -}}
+{{- $grpc := printf "tcp://%s:%d" (default $v.admin.host $v.grpc.host) (int $v.grpc.port) -}}
 {{- if eq $v.grpc.transport "unix" }}{{ $grpc = "unix:///run/mcp-authz/authz.sock" }}{{ end -}}
 {{- $config := dict
   "listen" (dict "grpc" (list $grpc) "admin" (printf "%s:%d" $v.admin.host (int $v.admin.port)))
@@ -12,7 +12,7 @@
   "audit" (dict "sink" $v.audit.sink "fail_closed" $v.audit.failClosed)
   "log" (dict "level" $v.log.level "format" $v.log.format)
 -}}
-{{- if eq $v.grpc.transport "mesh" }}{{ $_ := set $config "danger_plaintext_tcp" true }}{{ end -}}
+{{- if and (eq $v.grpc.transport "mesh") (ne (include "mcp-authz.grpcOnLoopback" .) "true") }}{{ $_ := set $config "danger_plaintext_tcp" true }}{{ end -}}
 {{- if eq $v.grpc.transport "mtls" -}}
 {{- $_ := set $config "tls" (dict "certificate" "tls/tls.crt" "key" "tls/tls.key" "client_ca" "tls/ca.crt" "allowed_sans" $v.grpc.tls.allowedSans) -}}
 {{- end -}}

@@ -93,6 +93,11 @@ annotations:
 {{- end -}}
 {{- end }}
 
+{{- /* `true` or nothing: whether only what runs in the pod reaches the gRPC port. */ -}}
+{{- define "mcp-authz.grpcOnLoopback" -}}
+{{- if or (hasPrefix "127." .Values.grpc.host) (eq .Values.grpc.host "[::1]") -}}true{{- end -}}
+{{- end }}
+
 {{- /* Name of the gRPC port: meshes read from it whether they may look into it. */ -}}
 {{- define "mcp-authz.grpcPortName" -}}
 {{- if eq .Values.grpc.transport "mtls" -}}tls-grpc{{- else -}}grpc{{- end -}}

@@ -251,7 +251,7 @@ spec:
     {{- end }}
   {{- end }}
   containers:
-    - {{- include "mcp-authz.container" . | nindent 6 }}
+    - {{ include "mcp-authz.container" . | nindent 6 | trim }}
   volumes:
     {{- include "mcp-authz.volumes" . | nindent 4 }}
 {{- end }}
