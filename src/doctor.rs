@@ -18,6 +18,7 @@ mod responses;
 mod routes;
 mod setup;
 mod tree;
+mod ways;
 
 use checks::Check;
 pub use expect::{Expect, Version};

@@ -7,6 +7,7 @@ use super::{
     gates::{Applied, Filter, Gate, Route},
     setup::Setup,
     tree::{Flag, Tree, Typed},
+    ways,
 };
 
 /// Nobody waits longer for a decision.
@@ -69,25 +70,39 @@ fn always(gate: &Gate<'_>, filter: &Filter<'_>, config: &Tree<'_>, findings: &mu
         findings.broken(checks::AUTHZ_ALWAYS, &enabled, "only a share of the requests is asked about");
     }
     if let Some(enabled) = config.get("filter_enabled_metadata")
-        && !asks_all(gate, filter)
+        && !asks_all(gate, filter, &enabled)
     {
         let what = "asked only about requests that a rule before it matches; all others pass unasked";
         findings.broken(checks::AUTHZ_ALWAYS, &enabled, what);
     }
 }
 
-/// Istio lets an RBAC filter before ext_authz say by shadow rules about which requests to ask. Whether that is about all.
-fn asks_all(gate: &Gate<'_>, filter: &Filter<'_>) -> bool {
+/// Istio lets an RBAC filter before ext_authz say by shadow rules about which requests to ask. Whether that is about all: there must
+/// be a rule for everything, and its name must be the one that ext_authz waits for.
+fn asks_all(gate: &Gate<'_>, filter: &Filter<'_>, enabled: &Tree<'_>) -> bool {
+    let path: Vec<_> = enabled.items("path").iter().filter_map(|part| part.text("key")).collect();
+    let wanted = enabled.at(&["value", "string_match"]).and_then(|value| value.text("prefix"));
+    let is_plain = matches!(enabled.flag("invert"), Flag::Absent | Flag::No)
+        && enabled.text("filter") == Some("envoy.filters.http.rbac");
+    let ([key], Some(wanted), true) = (path.as_slice(), wanted, is_plain) else { return false };
     let is_any = |rules: &Tree<'_>, name: &str| {
         let list = rules.items(name);
         !list.is_empty() && list.iter().all(any)
     };
     let before = gate.position(filter).unwrap_or_default();
-    gate.filters.iter().take(before).filter_map(|rbac| rbac.typed.as_ref()).any(|typed| {
+    let rules = gate.filters.iter().take(before).filter(|rbac| rbac.matcher.is_none() && !rbac.is_disabled);
+    rules.filter_map(|rbac| rbac.typed.as_ref()).any(|typed| {
+        let prefix = typed.config.text("shadow_rules_stat_prefix").unwrap_or_default();
+        if key.strip_prefix(prefix) != Some("shadow_effective_policy_id") {
+            return false;
+        }
         let Some(policies) = typed.config.at(&["shadow_rules", "policies"]).filter(|_| typed.is("rbac.v3.RBAC")) else {
             return false;
         };
-        policies.members().iter().any(|(_, rules)| is_any(rules, "permissions") && is_any(rules, "principals"))
+        // With several rules the first that fits gives the name, so each has to be one that is waited for.
+        let policies = policies.members();
+        policies.iter().all(|(name, _)| name.starts_with(wanted))
+            && policies.iter().any(|(_, rules)| is_any(rules, "permissions") && is_any(rules, "principals"))
     })
 }
 
@@ -219,6 +234,12 @@ fn per_route(word: &Option<Typed<'_>>, config: &Tree<'_>, setup: &Setup<'_>, exp
     }
     if settings.has("grpc_service") || settings.has("http_service") {
         service(&settings, setup, expect, findings);
+        let asked = |at: &Tree<'_>| {
+            at.at(&["grpc_service", "envoy_grpc"]).and_then(|at| at.text("cluster_name").map(str::to_owned))
+        };
+        if asked(&settings) != asked(config) {
+            findings.unknown(checks::AUTHZ_GRPC, &settings, "this route asks another service than the filter does");
+        }
     }
     for key in config.at(&["check_settings", "context_extensions"]).iter().flat_map(Tree::members) {
         findings.unknown(checks::SERVER_BOUND, &key.1, "this is not where the filter reads it");
@@ -285,17 +306,17 @@ fn namespaces(config: &Tree<'_>, findings: &mut Findings) {
 fn elsewhere(gates: &[Gate<'_>], setup: &Setup<'_>, expect: &Expect, findings: &mut Findings) {
     let asking = gates.iter().filter(|gate| gate.asks).flat_map(|gate| &gate.routes);
     let named = expect.upstreams.iter().map(String::as_str);
-    let guarded: Vec<&str> = asking.flat_map(|route| route.clusters.clone()).chain(named).collect();
+    let guarded = ways::same(setup, asking.flat_map(|route| route.clusters.clone()).chain(named));
     findings.holds(checks::AUTHZ_ELSEWHERE);
     for gate in gates.iter().filter(|gate| !gate.asks) {
         for route in &gate.routes {
-            if route.clusters.iter().any(|name| guarded.contains(name)) {
+            if route.clusters.iter().any(|name| guarded.contains(*name)) {
                 findings.broken(
                     checks::AUTHZ_ELSEWHERE,
                     &route.route,
                     "leads to a guarded server, and ext_authz is not asked",
                 );
-            } else if route.is_open {
+            } else if route.is_open || route.clusters.iter().any(|name| ways::is_open(setup, name)) {
                 findings.unknown(
                     checks::AUTHZ_ELSEWHERE,
                     &route.route,
@@ -310,8 +331,9 @@ fn elsewhere(gates: &[Gate<'_>], setup: &Setup<'_>, expect: &Expect, findings: &
     for listener in &setup.listeners {
         for chain in listener.items("filter_chains").into_iter().chain(listener.get("default_filter_chain")) {
             for typed in chain.items("filters").iter().filter_map(|filter| filter.typed("typed_config")) {
-                let target = typed.config.text("cluster").filter(|_| typed.is("tcp_proxy.v3.TcpProxy"));
-                if target.is_some_and(|name| guarded.contains(&name)) {
+                // Whatever it is: what names such a cluster can lead there.
+                let is_http = typed.is("http_connection_manager.v3.HttpConnectionManager");
+                if !is_http && ways::mentions(typed.config.value(), &|text| guarded.contains(text)) {
                     findings.broken(checks::AUTHZ_ELSEWHERE, &typed.config, "leads to a guarded server as plain TCP");
                 }
             }

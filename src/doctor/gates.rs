@@ -4,6 +4,7 @@ use super::{
     Expect,
     setup::Setup,
     tree::{Flag, Tree, Typed},
+    ways,
 };
 
 /// One HTTP connection manager that asks mcp-authz, or that leads to a server which others ask about.
@@ -124,9 +125,10 @@ pub(super) fn of<'a>(setup: &Setup<'a>, expect: &Expect) -> Vec<Gate<'a>> {
             }
         }
     }
+    let upstreams = ways::same(setup, expect.upstreams.iter().map(String::as_str));
     if !gates.iter().any(|gate| gate.asks) {
         let named = |gate: &Gate<'_>| {
-            gate.routes.iter().any(|route| route.clusters.iter().any(|name| expect.upstreams.iter().any(|u| u == name)))
+            gate.routes.iter().any(|route| route.clusters.iter().any(|name| upstreams.contains(*name)))
         };
         // Whoever names the servers has found a way to them that nobody guards.
         if !gates.iter().any(named) {
@@ -135,7 +137,7 @@ pub(super) fn of<'a>(setup: &Setup<'a>, expect: &Expect) -> Vec<Gate<'a>> {
     }
     for gate in gates.iter_mut().filter(|gate| gate.asks && !expect.upstreams.is_empty()) {
         gate.routes.retain(|route| {
-            route.is_open || route.clusters.iter().any(|name| expect.upstreams.iter().any(|wanted| wanted == name))
+            route.is_open || route.clusters.iter().any(|name| upstreams.contains(*name) || ways::is_open(setup, name))
         });
     }
     gates

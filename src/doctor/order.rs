@@ -5,6 +5,7 @@ use super::{
     gates::{Applied, Filter, Gate},
     setup::Setup,
     tree::{Flag, Tree, Typed},
+    ways::mentions,
 };
 
 /// Leave requests as they are, or refuse them. By the last words of their types.
@@ -139,19 +140,9 @@ fn writes(filter: &Filter<'_>, findings: &mut Findings) {
     let is_copying = ["header_to_metadata.v3.Config", "set_metadata.v3.Config", "json_to_metadata.v3.JsonToMetadata"];
     if is_copying.iter().any(|end| typed.is(end)) {
         for name in ["envoy.filters.http.ext_authz", "mcp_authz"] {
-            if mentions(typed.config.value(), name) {
+            if mentions(typed.config.value(), &|text| text == name) {
                 findings.broken(checks::METADATA, &filter.at, format!("it writes the namespace `{name}`"));
             }
         }
-    }
-}
-
-fn mentions(value: &serde_json::Value, text: &str) -> bool {
-    use serde_json::Value;
-    match value {
-        Value::String(found) => found == text,
-        Value::Array(list) => list.iter().any(|value| mentions(value, text)),
-        Value::Object(map) => map.values().any(|value| mentions(value, text)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }

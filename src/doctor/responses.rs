@@ -74,6 +74,11 @@ fn one(gate: &Gate<'_>, filter: &Filter<'_>, setup: &Setup<'_>, expect: &Expect,
     let is_off = |name| matches!(config.flag(name), Flag::Absent | Flag::No);
     findings.judge(checks::RESPONSES_CLOSED, is_off("failure_mode_allow"), config, "failure_mode_allow is true");
     findings.judge(checks::RESPONSES_CLOSED, is_off("observability_mode"), config, "observability_mode is true");
+    let what = "disable_immediate_response is true: a response that is withheld is let through or breaks off";
+    findings.judge(checks::RESPONSES_CLOSED, is_off("disable_immediate_response"), config, what);
+    for at in ["allowed_override_modes", "forward_rules", "mutation_rules"].iter().filter_map(|key| config.get(key)) {
+        findings.unknown(checks::RESPONSES_MODE, &at, "this may keep mcp-authz from seeing or changing a response");
+    }
     authz::error_status(checks::ERROR_STATUS, config, findings);
     match &filter.matcher {
         None => findings.holds(checks::RESPONSES_ALWAYS),
@@ -84,6 +89,12 @@ fn one(gate: &Gate<'_>, filter: &Filter<'_>, setup: &Setup<'_>, expect: &Expect,
     }
     mode(config, findings);
     metadata(config, findings);
+    for typed in gate.authz().filter_map(|authz| authz.typed.as_ref()) {
+        if !matches!(typed.config.flag("enable_dynamic_metadata_ingestion"), Flag::Absent | Flag::Yes) {
+            let what = "enable_dynamic_metadata_ingestion of ext_authz is false, so ext_proc sees no decision";
+            findings.broken(checks::RESPONSES_METADATA, &typed.config, what);
+        }
+    }
     authz::time(checks::RESPONSES_TIME, config, "message_timeout", expect, findings);
     cluster(gate, config, setup, expect, findings);
 }

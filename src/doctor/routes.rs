@@ -33,6 +33,7 @@ pub(super) fn examine(gates: &[Gate<'_>], setup: &Setup<'_>, expect: &Expect, fi
             exact(route, is_bound, findings);
             rest(route, findings);
             retries(route, findings);
+            of_clusters(route, setup, findings);
             headers(route, findings);
             time(gate, route, findings);
             upgrades(gate, route, findings);
@@ -138,6 +139,20 @@ fn retries(route: &Route<'_>, findings: &mut Findings) {
     }
     if route.action.at(&["hedge_policy", "hedge_on_per_try_timeout"]).is_some() {
         findings.broken(checks::ROUTE_RETRY, &route.action, "hedge_policy sends a call twice");
+    }
+}
+
+/// From Envoy 1.37 on, clusters can have the policies that else stand at routes.
+fn of_clusters(route: &Route<'_>, setup: &Setup<'_>, findings: &mut Findings) {
+    let clusters = route.clusters.iter().filter_map(|name| setup.cluster(name));
+    for (_, options) in
+        clusters.filter_map(|at| at.get("typed_extension_protocol_options")).flat_map(|all| all.members())
+    {
+        for (check, key) in [(checks::ROUTE_RETRY, "retry_policy"), (checks::ROUTE_REST, "request_mirror_policies")] {
+            if let Some(at) = options.get(key) {
+                findings.broken(check, &at, format!("the cluster has {key}"));
+            }
+        }
     }
 }
 

@@ -106,6 +106,32 @@ const BROKEN: &[(&str, Damage)] = &[
         listeners.push(json!({"filter_chains": [{"filters": [{"typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", "cluster": "mcp_server"}}]}]}));
     }),
+    ("authz-elsewhere", |v| {
+        network(
+            v,
+            json!({"@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+            "weighted_clusters": {"clusters": [{"name": "mcp_server", "weight": 1}]}}),
+        );
+    }),
+    ("authz-elsewhere", |v| {
+        let mut alias = cluster(v, "mcp_server").clone();
+        alias["name"] = json!("alias");
+        bypass(v, alias);
+    }),
+    ("authz-elsewhere", |v| {
+        bypass(
+            v,
+            json!({"name": "alias", "cluster_type": {"typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig", "clusters": ["mcp_server"]}}}),
+        );
+    }),
+    ("authz-always", |v| shadowed(v, "other_", "istio-ext-authz-a", json!({}))),
+    ("authz-always", |v| shadowed(v, "istio_ext_authz_", "another-provider", json!({}))),
+    ("authz-always", |v| shadowed(v, "istio_ext_authz_", "istio-ext-authz-a", json!({"invert": true}))),
+    ("route-retry", |v| of_cluster(v, json!({"retry_policy": {"retry_on": "5xx"}}))),
+    ("route-rest", |v| of_cluster(v, json!({"request_mirror_policies": [{"cluster": "x"}]}))),
+    ("responses-closed", |v| processor(v)["disable_immediate_response"] = json!(true)),
+    ("responses-metadata", |v| authz(v)["enable_dynamic_metadata_ingestion"] = json!(false)),
     ("authz-grpc", |v| authz(v)["grpc_service"]["envoy_grpc"]["cluster_name"] = json!("other")),
     ("authz-grpc", |v| remove(authz(v), "grpc_service")),
     ("body-whole", |v| authz(v)["with_request_body"]["allow_partial_message"] = json!(true)),
@@ -233,6 +259,58 @@ fn second(value: &mut Value, change: fn(&mut Value)) {
     let mut copy = value["static_resources"]["listeners"][0].clone();
     change(&mut copy["filter_chains"][0]["filters"][0]["typed_config"]);
     value["static_resources"]["listeners"].as_array_mut().expect("listeners").push(copy);
+}
+
+/// A listener with one network filter.
+fn network(value: &mut Value, config: Value) {
+    let listeners = value["static_resources"]["listeners"].as_array_mut().expect("listeners");
+    listeners.push(json!({"filter_chains": [{"filters": [{"typed_config": config}]}]}));
+}
+
+/// A second listener that does not ask, and leads to this cluster.
+fn bypass(value: &mut Value, alias: Value) {
+    value["static_resources"]["clusters"].as_array_mut().expect("clusters").push(alias);
+    second(value, |hcm| {
+        hcm["http_filters"].as_array_mut().expect("filters").remove(1);
+        hcm["route_config"]["virtual_hosts"][0]["routes"][0]["route"]["cluster"] = json!("alias");
+    });
+}
+
+/// What a cluster says of every request to it.
+fn of_cluster(value: &mut Value, options: Value) {
+    cluster(value, "mcp_server")["typed_extension_protocol_options"] =
+        json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options});
+}
+
+/// Asked where an RBAC filter says so, as Istio has it.
+fn shadowed(value: &mut Value, prefix: &str, rule: &str, more: Value) {
+    let mut enabled = json!({"filter": "envoy.filters.http.rbac", "path": [{"key": "istio_ext_authz_shadow_effective_policy_id"}],
+        "value": {"string_match": {"prefix": "istio-ext-authz-a"}}});
+    enabled.as_object_mut().expect("a map").extend(more.as_object().expect("a map").clone());
+    authz(value)["filter_enabled_metadata"] = enabled;
+    insert(value, 0, "rbac.v3.RBAC");
+    filters(value)[0]["typed_config"]["shadow_rules_stat_prefix"] = json!(prefix);
+    filters(value)[0]["typed_config"]["shadow_rules"] =
+        json!({"policies": {rule: {"permissions": [{"any": true}], "principals": [{"any": true}]}}});
+}
+
+#[test]
+fn a_rule_of_istio_about_everything_holds() {
+    let mut value = shipped();
+    shadowed(&mut value, "istio_ext_authz_", "istio-ext-authz-a-1", json!({}));
+    assert!(with(&judged(value, &expect()), Verdict::Holds).contains("authz-always"));
+}
+
+#[test]
+fn a_cluster_by_another_name_is_the_same_server() {
+    let mut value = shipped();
+    let mut alias = cluster(&mut value, "mcp_server").clone();
+    alias["name"] = json!("alias");
+    value["static_resources"]["clusters"].as_array_mut().expect("clusters").push(alias);
+    route(&mut value)["route"]["cluster"] = json!("alias");
+    word(&mut value)["disabled"] = json!(true);
+    let expect = Expect { upstreams: vec!["mcp_server".to_owned()], ..expect() };
+    assert!(with(&judged(value, &expect), Verdict::Broken).contains("authz-present"));
 }
 
 /// mcp-authz on another machine.

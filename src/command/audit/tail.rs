@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use mcp_authz_core::audit::chain::LINE_BYTES_MAX;
+
 use super::{AuditError, lines::next, query::Filters};
 
 /// How often a file is looked at for more.
@@ -46,6 +48,10 @@ pub(super) fn run(args: &Args, out: &mut dyn Write, wait: &mut dyn FnMut() -> bo
     let kept = usize::from(args.lines).min(LAST_MAX);
     while next(&mut reader, &mut line).map_err(failed)? {
         let Some(whole) = line.strip_suffix(b"\n") else {
+            // One that was cut because it is too long is no record, and others follow.
+            if line.len() >= LINE_BYTES_MAX {
+                continue;
+            }
             part.clone_from(&line);
             break;
         };
@@ -69,7 +75,14 @@ pub(super) fn run(args: &Args, out: &mut dyn Write, wait: &mut dyn FnMut() -> bo
         let is_other = fs::metadata(&args.file)
             .is_ok_and(|now| file.metadata().is_ok_and(|open| (open.dev(), open.ino()) != (now.dev(), now.ino())));
         while next(&mut reader, &mut line).map_err(failed)? {
+            if line.len() >= LINE_BYTES_MAX && !line.ends_with(b"\n") {
+                part.clear();
+                continue;
+            }
             part.append(&mut line);
+            if part.len() > LINE_BYTES_MAX {
+                part.clear();
+            }
             if let Some(whole) = part.strip_suffix(b"\n") {
                 args.filters.show(whole, out)?;
                 part.clear();

@@ -204,6 +204,40 @@ fn query_finds_by_everything_that_is_named() {
 }
 
 #[test]
+fn a_line_that_somebody_else_wrote_steers_no_terminal() {
+    let start = "{\"event_hash\":\"0\",\"tool_name\":\"";
+    let escaped = format!("{start}\\u001b[2J\\u202ex\"}}\n");
+    assert_eq!(audit(&["query", "-"], &escaped).1, "- - - - \\u{1b}[2J\\u{202e}x\n");
+    for raw in ["\u{9b}2J\"}", "\u{202e}\"}", "x\"\r}"] {
+        let line = format!("{start}{raw}\n");
+        assert_eq!((audit(&["query", "-"], &line).1, audit(&["query", "--json", "-"], &line).1), Default::default());
+    }
+}
+
+#[test]
+fn a_line_that_is_too_long_hides_no_record_from_tail() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    write(&path, None, Rotation::default(), &["a"]);
+    let long = "x".repeat(mcp_authz_core::audit::chain::LINE_BYTES_MAX + 1);
+    fs::write(&path, format!("{long}\n{}", fs::read_to_string(&path).unwrap())).unwrap();
+    let name = path.display().to_string();
+    assert_eq!(audit(&["tail", "--event", "decision", &name], "").1.lines().count(), 1);
+    let line = Line::try_parse_from(["audit", "tail", "-f", "-n", "0", "--event", "decision", &name]).unwrap();
+    let Action::Tail(args) = &line.args.action else { panic!("{line:?}") };
+    let (mut out, mut turns) = (Vec::new(), 0);
+    let mut step = || {
+        turns += 1;
+        let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+        std::io::Write::write_all(&mut file, format!("{long}\n").as_bytes()).unwrap();
+        write(&path, None, Rotation::default(), &["b"]);
+        turns < 2
+    };
+    tail::run(args, &mut out, &mut step).unwrap();
+    assert_eq!(String::from_utf8(out).unwrap().lines().count(), 1);
+}
+
+#[test]
 fn tail_shows_the_last_and_follows_into_the_next_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.jsonl");

@@ -70,11 +70,20 @@ pub trait Signer: Send {
     fn sign(&self, text: &[u8]) -> String;
 }
 
-/// What a checkpoint signs: its place and the hash of the record before it, and thereby every record up to there.
+/// What a checkpoint signs: its place and the hash of the record before it, and thereby every record up to there. The one at the
+/// start signs `every` as well: else whoever takes out the others could say that none had to come.
 #[must_use]
-pub fn signed_text(event: &str, id: &str, seq: u64, previous: Option<&Hash>, occurred_at: &str) -> String {
+pub fn signed_text(
+    event: &str,
+    id: &str,
+    seq: u64,
+    previous: Option<&Hash>,
+    occurred_at: &str,
+    every: Option<u64>,
+) -> String {
     let previous = previous.map_or("-", Hash::as_str);
-    format!("mcp-authz audit 1\n{event}\n{id}\n{seq}\n{previous}\n{occurred_at}\n")
+    let every = every.map_or_else(String::new, |every| format!("{every}\n"));
+    format!("mcp-authz audit 1\n{event}\n{id}\n{seq}\n{previous}\n{occurred_at}\n{every}")
 }
 
 /// The three parts of a draft. The first and the last are short, so they are looked for from both ends.
@@ -91,6 +100,8 @@ pub(super) const START: &str = "chain_start";
 pub(super) const CHECKPOINT: &str = "checkpoint";
 pub(super) const END: &str = "chain_end";
 pub(super) const GAP: &str = "gap";
+/// The member of the first record that says after how many records a checkpoint comes.
+pub(super) const EVERY: &str = "checkpoint_records";
 
 /// Gives each draft its place. One for each process; used by the one thread that writes.
 pub struct Chain {
@@ -178,22 +189,23 @@ impl Chain {
     /// Appends the first record: which program, and after how many records at most a checkpoint follows.
     pub fn start(&mut self, time_ms: u64, version: &str, every: Option<u64>, out: &mut Vec<u8>) {
         self.about(START, time_ms, out, |members, chain| {
-            if let Some(every) = every.filter(|_| chain.is_signed()) {
-                members.number("checkpoint_records", every);
+            let every = every.filter(|_| chain.is_signed());
+            if let Some(every) = every {
+                members.number(EVERY, every);
             }
-            chain.sign(members, START, time_ms);
+            chain.sign(members, START, time_ms, every);
             members.text("version", Some(version));
         });
     }
 
     /// Appends a record of everything up to here, signed if there is a key.
     pub fn checkpoint(&mut self, time_ms: u64, out: &mut Vec<u8>) {
-        self.about(CHECKPOINT, time_ms, out, |members, chain| chain.sign(members, CHECKPOINT, time_ms));
+        self.about(CHECKPOINT, time_ms, out, |members, chain| chain.sign(members, CHECKPOINT, time_ms, None));
     }
 
     /// Appends the last record.
     pub fn end(&mut self, time_ms: u64, out: &mut Vec<u8>) {
-        self.about(END, time_ms, out, |members, chain| chain.sign(members, END, time_ms));
+        self.about(END, time_ms, out, |members, chain| chain.sign(members, END, time_ms, None));
     }
 
     /// Appends a record of records that could not be kept: so many are missing here.
@@ -219,11 +231,12 @@ impl Chain {
     }
 
     /// The signature over the record that comes next.
-    fn sign(&self, out: &mut super::Members<'_>, event: &str, time_ms: u64) {
+    fn sign(&self, out: &mut super::Members<'_>, event: &str, time_ms: u64, every: Option<u64>) {
         let Some(signer) = &self.signer else { return };
         let mut occurred_at = String::with_capacity(24);
         super::push_time(&mut occurred_at, time_ms);
-        let text = signed_text(event, &self.id, self.seq.saturating_add(1), self.previous.as_ref(), &occurred_at);
+        let (seq, previous) = (self.seq.saturating_add(1), self.previous.as_ref());
+        let text = signed_text(event, &self.id, seq, previous, &occurred_at, every);
         out.word("key_id", signer.key_id());
         out.word("signature", &signer.sign(text.as_bytes()));
     }

@@ -1,16 +1,18 @@
-//! Whether lines are the records that were written: all of them, unchanged, in order. In constant memory.
+//! Whether lines are the records that were written: all of them, unchanged, in order. In bounded memory.
 //!
 //! What can be told without a key: that a record was changed, moved, repeated or taken out, by anybody who did not make all that
 //! follow anew. With the public key: also that, as far as a signature reaches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::chain::{CHECKPOINT, END, GAP, Hash, START, signed_text};
+use super::chain::{CHECKPOINT, END, EVERY, GAP, Hash, START, signed_text};
 use super::line::{Place, is_claimed, place, word};
 
 /// Chains that are known at a time: as many processes as may have written into one input at the same time.
 pub const CHAINS_MAX: usize = 1_024;
+/// Chains of one input, of which the names are remembered: one that comes again is a copy.
+pub const CHAINS_SEEN_MAX: usize = 1_000_000;
 /// Times that go back by no more are those of threads that decide side by side, ms.
 const BACK_MS: i64 = 1_000;
 
@@ -33,7 +35,7 @@ pub enum Finding {
     Changed(At),
     /// A line begins like a record and is none.
     Damaged,
-    /// More chains at a time than are kept apart.
+    /// More chains than are kept apart.
     ManyChains,
     /// So many records before this one are not here.
     Missing(At, u64),
@@ -43,6 +45,8 @@ pub enum Finding {
     Repeated(At),
     /// A signature that is not of this record, or of no known key.
     Signature(At),
+    /// There must be a checkpoint before it, and none is.
+    Uncovered(At),
     /// The record before it, by its hash, is not the one that is here.
     Unlinked(At),
     /// A checkpoint without a signature, where there must be one.
@@ -78,6 +82,7 @@ impl Finding {
             Finding::Moved(_) => "moved",
             Finding::Repeated(_) => "repeated",
             Finding::Signature(_) => "signature",
+            Finding::Uncovered(_) => "uncovered",
             Finding::Unlinked(_) => "unlinked",
             Finding::Unsigned(_) => "unsigned",
         }
@@ -91,12 +96,23 @@ impl fmt::Display for Finding {
             Finding::Anchor(hash) => write!(f, "the record with the hash {hash:?} is not here"),
             Finding::Changed(at) => write!(f, "{at} was changed: its hash is another"),
             Finding::Damaged => f.write_str("a line begins like a record and is none: it was changed or cut"),
-            Finding::ManyChains => write!(f, "more than {CHAINS_MAX} chains at a time: verify fewer files at once"),
+            Finding::ManyChains => {
+                write!(
+                    f,
+                    "more than {CHAINS_MAX} chains at a time or {CHAINS_SEEN_MAX} in all: verify fewer files at once"
+                )
+            }
             Finding::Missing(at, 1) => write!(f, "one record is missing before {at}"),
             Finding::Missing(at, n) => write!(f, "{n} records are missing before {at}"),
             Finding::Moved(at) => write!(f, "{at} is out of order, or here again"),
             Finding::Repeated(at) => write!(f, "{at} is here twice"),
             Finding::Signature(at) => write!(f, "the signature of {at} is not of this key and this place"),
+            Finding::Uncovered(at) => {
+                write!(
+                    f,
+                    "{at} has no checkpoint before it where one must be: the signatures from there on were taken out"
+                )
+            }
             Finding::Unlinked(at) => write!(f, "{at} follows another record than the one before it"),
             Finding::Unsigned(at) => write!(f, "{at} is a checkpoint without a signature"),
         }
@@ -149,6 +165,8 @@ struct State {
     ended: bool,
     /// Records since the last good signature.
     unsigned: u64,
+    /// As many as that may be, as the start of the chain says under its signature.
+    unsigned_max: Option<u64>,
 }
 
 /// Takes line after line; see the module.
@@ -156,6 +174,8 @@ pub struct Verifier<'k> {
     keys: Vec<&'k dyn Checker>,
     options: Options,
     chains: BTreeMap<Box<str>, State>,
+    /// The names of all chains that began.
+    names: BTreeSet<u128>,
     /// A line that is none, until the next one tells whether a crash explains it.
     broken: bool,
     seen: Summary,
@@ -171,7 +191,7 @@ impl<'k> Verifier<'k> {
     /// Without keys signatures are not looked at; with some, each checkpoint has to have a good one.
     #[must_use]
     pub fn new(keys: Vec<&'k dyn Checker>, options: Options) -> Self {
-        Self { keys, options, chains: BTreeMap::new(), broken: false, seen: Summary::default() }
+        Self { keys, options, chains: BTreeMap::new(), names: BTreeSet::new(), broken: false, seen: Summary::default() }
     }
 
     /// Takes a line without its line feed, and says what is wrong with it, or with the one before it.
@@ -237,6 +257,11 @@ impl<'k> Verifier<'k> {
         if matches!(place.event, START | CHECKPOINT | END) && is_whole {
             self.signature(line, place, &at, found);
         }
+        // Told once, where it begins.
+        let state = self.chains.get(place.chain).filter(|_| found.is_empty());
+        if state.is_some_and(|state| state.unsigned_max.is_some_and(|max| state.unsigned == max.saturating_add(1))) {
+            found.push(Finding::Uncovered(at.clone()));
+        }
         self.seen.last = Some((at, place.hash));
     }
 
@@ -272,6 +297,15 @@ impl<'k> Verifier<'k> {
     }
 
     fn begin(&mut self, place: &Place<'_>, at: &At, found: &mut Vec<Finding>) -> Option<bool> {
+        if self.names.len() >= CHAINS_SEEN_MAX {
+            found.push(Finding::ManyChains);
+            return None;
+        }
+        if !u128::from_str_radix(place.chain, 16).is_ok_and(|name| self.names.insert(name)) {
+            // One that another continued, or a copy of it.
+            found.push(Finding::Moved(at.clone()));
+            return None;
+        }
         let is_first = self.seen.chains == 0;
         self.seen.chains = self.seen.chains.saturating_add(1);
         let before = place.previous.and_then(|previous| {
@@ -299,8 +333,9 @@ impl<'k> Verifier<'k> {
             self.seen.unsigned = self.seen.unsigned.saturating_add(state.map_or(0, |state| state.unsigned));
         }
         let (next, time) = (place.seq.saturating_add(1), place.occurred_at.into());
-        self.chains
-            .insert(place.chain.into(), State { next, last: place.hash, time, ended: place.event == END, unsigned });
+        let ended = place.event == END;
+        let state = State { next, last: place.hash, time, ended, unsigned, unsigned_max: None };
+        self.chains.insert(place.chain.into(), state);
         Some(before.is_some())
     }
 
@@ -311,7 +346,8 @@ impl<'k> Verifier<'k> {
         let (Some(signature), Some(key_id)) = (word(line, "signature"), word(line, "key_id")) else {
             return found.push(Finding::Unsigned(at.clone()));
         };
-        let text = signed_text(place.event, place.chain, place.seq, place.previous.as_ref(), place.occurred_at);
+        let every = word(line, EVERY).filter(|_| place.event == START).and_then(|every| every.parse::<u64>().ok());
+        let text = signed_text(place.event, place.chain, place.seq, place.previous.as_ref(), place.occurred_at, every);
         let key = self.keys.iter().find(|key| key.key_id() == key_id);
         if !key.is_some_and(|key| key.is_of(text.as_bytes(), signature)) {
             return found.push(Finding::Signature(at.clone()));
@@ -319,6 +355,9 @@ impl<'k> Verifier<'k> {
         self.seen.signatures = self.seen.signatures.saturating_add(1);
         if let Some(state) = self.chains.get_mut(place.chain) {
             state.unsigned = 0;
+            if place.event == START {
+                state.unsigned_max = every;
+            }
         }
     }
 }

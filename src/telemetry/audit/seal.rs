@@ -25,6 +25,13 @@ impl Sealing {
         Self { chain, checkpoints, clock, since: 0, first: None }
     }
 
+    /// The start of the chain promises that there are never more records between two.
+    fn checkpoint_if_due(&mut self, out: &mut Vec<u8>) {
+        if self.chain.is_signed() && self.chain.seq().saturating_sub(self.since) >= self.checkpoints.records {
+            self.checkpoint(out);
+        }
+    }
+
     fn checkpoint(&mut self, out: &mut Vec<u8>) {
         self.chain.checkpoint(self.clock.now_ms(), out);
         self.since = self.chain.seq();
@@ -45,13 +52,12 @@ impl Stage for Sealing {
             if !self.chain.seal(draft, out) {
                 self.chain.gap(self.clock.now_ms(), 1, out);
             }
-            if self.chain.is_signed() && self.chain.seq().saturating_sub(self.since) >= self.checkpoints.records {
-                self.checkpoint(out);
-            }
+            self.checkpoint_if_due(out);
         }
         // Refused because of what was just taken, so they belong behind it.
         if lost > 0 {
             self.chain.gap(self.clock.now_ms(), lost, out);
+            self.checkpoint_if_due(out);
         }
         if !self.chain.is_signed() || self.chain.seq() == self.since {
             return;

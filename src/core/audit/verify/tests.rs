@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::super::{
     ArgsMode, Record,
-    chain::{Chain, Signer},
+    chain::{Chain, HASH_DIGITS, LINE_START, Signer},
 };
 use super::*;
 
@@ -307,5 +307,53 @@ proptest! {
         // A run of the chain as it stands is no tampering; everything else is.
         let is_run = order.windows(2).all(|pair| pair[0].checked_add(1) == Some(pair[1]));
         prop_assert_eq!(found(&picked).is_empty(), is_run, "{:?}", order);
+    }
+}
+
+/// The lines anew, as somebody makes them who has no key: each in its place, with a hash that fits.
+fn made_anew(lines: &[String]) -> Vec<String> {
+    let mut previous: Option<Hash> = None;
+    let mut out = Vec::new();
+    for (line, seq) in lines.iter().zip(1_u64..) {
+        let old = place(line.as_bytes()).unwrap();
+        let body = line.strip_prefix(LINE_START).unwrap().get(HASH_DIGITS..).unwrap();
+        let body = body.strip_prefix("\",").unwrap().replace(&format!("-{}\"", old.seq), &format!("-{seq}\""));
+        let body = body.replace(&format!("\"seq\":\"{}\"", old.seq), &format!("\"seq\":\"{seq}\""));
+        let link = |hash: Option<Hash>| hash.map_or("null".to_owned(), |hash| format!("\"{}\"", hash.as_str()));
+        let body = body.replace(&link(old.previous), &link(previous));
+        let hash = Hash::of_body(body.as_bytes());
+        out.push(format!("{LINE_START}{}\",{body}", hash.as_str()));
+        previous = Some(hash);
+    }
+    out
+}
+
+#[test]
+fn checkpoints_cannot_be_taken_out() {
+    let key = Key("k");
+    let all = lines(1, 9, None, Some(Key("k")));
+    let checked = |lines: &[String]| check(lines, vec![&key], Options::default()).0;
+    assert_eq!(checked(&all), [""; 0]);
+    let without = |n: usize| {
+        let is_left = |line: &&String| !line.contains("\"checkpoint\"") && !line.contains("chain_end");
+        made_anew(&all.iter().filter(is_left).take(n).cloned().collect::<Vec<_>>())
+    };
+    // Three may follow the start; the next one is a checkpoint.
+    assert_eq!(checked(&without(4)), [""; 0], "cut off, as by a crash");
+    assert_eq!(checked(&without(5)), ["uncovered"]);
+    assert_eq!(checked(&without(9)), ["uncovered"], "told once");
+    let mut quiet = all.iter().filter(|line| !line.contains("\"checkpoint\"")).cloned().collect::<Vec<_>>();
+    quiet[0] = quiet[0].replace("\"checkpoint_records\":\"3\"", "\"checkpoint_records\":\"1000000\"");
+    assert_eq!(checked(&made_anew(&quiet)).first().map(String::as_str), Some("signature"), "it is signed");
+}
+
+#[test]
+fn a_chain_that_another_continued_does_not_come_again() {
+    let old = lines(1, 2, None, Some(Key("k")));
+    let new = lines(2, 1, last(&old), Some(Key("k")));
+    let key = Key("k");
+    for keys in [vec![], vec![&key as &dyn Checker]] {
+        let again = [old.clone(), new.clone(), old.clone()].concat();
+        assert_eq!(check(&again, keys, Options::default()).0, vec!["moved"; old.len()]);
     }
 }
