@@ -21,6 +21,9 @@ pub use store::Counters;
 
 /// Bytes of a case file.
 pub const CASES_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Work that one case file may ask for: bytes that are read, over and over for `times`, and a thousand for each call. The admission
+/// webhook runs files of people whom nobody trusts yet; these are some seconds.
+pub const WORK_MAX: u64 = 100_000_000;
 const CASES_NODES_MAX: usize = 1_000_000;
 const CASES_DEPTH_MAX: usize = 64;
 const FORMAT: &str = "mcp-policy-cases/1";
@@ -111,7 +114,7 @@ pub fn run_on(
     let report = Report::read_within(cases.file, cases.bytes, cases.format, limits);
     let mut results = Results::default();
     if let Some(root) = report.root() {
-        run::File { reading, load, counters, results: &mut results }.run(&root);
+        run::File { reading, load, counters, results: &mut results, work: run::Work::default() }.run(&root);
     }
     let (defects, _) = report.finish();
     if defects.is_empty() { Ok(results) } else { Err(defects) }

@@ -120,6 +120,9 @@ fn manager(objects: &Objects<'_>) -> (Value, Vec<Value>) {
     (hcm, clusters)
 }
 
+/// What the name of such a rule begins with.
+const SHADOW_RULE: &str = "istio-ext-authz";
+
 /// The rules that say about which requests to ask.
 fn shadow(policy: &Tree<'_>) -> Value {
     let rules = policy.items("rules");
@@ -127,13 +130,20 @@ fn shadow(policy: &Tree<'_>) -> Value {
     let rule = if rules.iter().any(asks_all) { json!({"any": true}) } else { json!({"or_rules": {}}) };
     json!({"name": "envoy.filters.http.rbac", "typed_config": {
         "@type": format!("{TYPES}.filters.http.rbac.v3.RBAC"),
-        "shadow_rules": {"policies": {"istio-ext-authz": {"permissions": [rule], "principals": [{"any": true}]}}},
+        "shadow_rules": {"policies": {SHADOW_RULE: {"permissions": [rule], "principals": [{"any": true}]}}},
+        "shadow_rules_stat_prefix": "istio_ext_authz_",
     }})
 }
 
 fn authz(provider: &Tree<'_>) -> Value {
-    let mut config =
-        json!({"@type": format!("{TYPES}.filters.http.ext_authz.v3.ExtAuthz"), "filter_enabled_metadata": {}});
+    let mut config = json!({
+        "@type": format!("{TYPES}.filters.http.ext_authz.v3.ExtAuthz"),
+        "filter_enabled_metadata": {
+            "filter": "envoy.filters.http.rbac",
+            "path": [{"key": "istio_ext_authz_shadow_effective_policy_id"}],
+            "value": {"string_match": {"prefix": SHADOW_RULE}},
+        },
+    });
     let Some(grpc) = provider.get("envoy_ext_authz_grpc") else {
         return json!({"name": AUTHZ, "typed_config": config});
     };

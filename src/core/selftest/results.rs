@@ -37,6 +37,9 @@ impl File<'_> {
             let Some(keys) = fields(&cursor, &["id", "tool", "result", "message", "expect"]) else { continue };
             let expected = keys.required("expect").and_then(|expect| read_expected(&expect));
             let (Some(case), Some(expected)) = (read_case(&keys), expected) else { continue };
+            if !self.work.looks(&cursor, case.message.len()) {
+                return;
+            }
             let outcome = match judge(policy, &case) {
                 Ok(outcome) => outcome,
                 Err(error) => {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::answer;
 use super::store::{Counters, End, Held, Store};
-use super::{Expected, Failure, Loaded, MirroredHeaders, Reading, Results, fields, items, json_text, read_expected};
+use super::{
+    Expected, Failure, Loaded, MirroredHeaders, Reading, Results, WORK_MAX, fields, items, json_text, read_expected,
+};
 use crate::answer::{Asked, Context};
 use crate::decision::{Decision, Denial, Reason, Rule};
 use crate::document::{Cursor, Fields, Format, Shape, quoted};
@@ -21,6 +23,11 @@ use crate::principal::Principal;
 const START_MS: u64 = 1_767_225_600_000;
 /// How often a step may be repeated.
 const TIMES_MAX: u64 = 1_000;
+/// Bytes of a policy for which one look at it costs one byte of work; and what a look costs at least.
+const LOOK_SHARE: usize = 16;
+const LOOK: usize = 1_000;
+/// What each byte of a policy costs that is compiled.
+const COMPILE_COST: usize = 10;
 
 /// A run over one file.
 pub(super) struct File<'r> {
@@ -28,6 +35,42 @@ pub(super) struct File<'r> {
     pub(super) load: &'r mut dyn FnMut(&str) -> Result<Loaded, String>,
     pub(super) counters: &'r mut dyn Counters,
     pub(super) results: &'r mut Results,
+    pub(super) work: Work,
+}
+
+/// What is left of [`WORK_MAX`].
+pub(super) struct Work {
+    left: u64,
+    /// What one look at the policy costs.
+    look: usize,
+    is_told: bool,
+}
+
+impl Default for Work {
+    fn default() -> Self {
+        Self { left: WORK_MAX, look: LOOK, is_told: false }
+    }
+}
+
+impl Work {
+    /// Whether there is enough left for work over so many bytes; what is beyond is a defect, told once.
+    fn takes(&mut self, cursor: &Cursor<'_>, bytes: usize) -> bool {
+        let cost = u64::try_from(bytes).unwrap_or(u64::MAX);
+        if let Some(left) = self.left.checked_sub(cost) {
+            self.left = left;
+            return true;
+        }
+        self.left = 0;
+        if !std::mem::replace(&mut self.is_told, true) {
+            cursor.defect("the cases up to here ask for more work than one file may; split it, or lower `times`");
+        }
+        false
+    }
+
+    /// One look at the policy, by something of so many bytes.
+    pub(super) fn looks(&mut self, cursor: &Cursor<'_>, bytes: usize) -> bool {
+        self.takes(cursor, self.look.saturating_add(bytes))
+    }
 }
 
 /// A call that went through the whole evaluation.
@@ -103,7 +146,11 @@ impl File<'_> {
         }
     }
 
-    fn compile(&self, cursor: &Cursor<'_>, source: &Source<'_>) -> Option<Policy> {
+    fn compile(&mut self, cursor: &Cursor<'_>, source: &Source<'_>) -> Option<Policy> {
+        if !self.work.takes(cursor, source.bytes.len().saturating_mul(COMPILE_COST)) {
+            return None;
+        }
+        self.work.look = LOOK.saturating_add(source.bytes.len() / LOOK_SHARE);
         let compiled = match self.reading {
             Reading::AsWritten => Policy::compile(source),
             Reading::Compat => Policy::compile_lenient(source),
@@ -127,6 +174,9 @@ impl File<'_> {
         let id = keys.required("id").and_then(|id| id.non_empty());
         let call = Call::read(&keys, START_MS);
         let (Some(id), Some(call), Some(expected)) = (id, call, read_expected(&keys, self.reading)) else { return };
+        if !self.work.looks(cursor, call.body.len()) {
+            return;
+        }
         let outcome = call.run(policy, &mut Store::new(self.counters));
         self.compare(id.to_owned(), &expected, &outcome, &call);
     }
@@ -163,6 +213,9 @@ impl File<'_> {
             let times = keys.optional("times").map_or(Some(1), |cursor| cursor.u64_in(&(1..=TIMES_MAX)));
             let mut outcomes = Vec::new();
             for _ in 0..times.unwrap_or(0) {
+                if !self.work.looks(step, call.body.len()) {
+                    return;
+                }
                 let outcome = call.run(policy, &mut store);
                 if let Ok(held) = &outcome.verdict {
                     let came = answer.as_ref().zip(policy).zip(outcome.tool.as_deref());
@@ -195,6 +248,9 @@ impl File<'_> {
         let who =
             keys.optional("identity").map_or_else(|| Some(Principal::of_grant("test")), |who| read_identity(&who));
         let Some(who) = who else { return };
+        if !all.iter().all(|name| self.work.looks(cursor, name.len())) {
+            return;
+        }
         let visible = |name: &&str| policy.is_some_and(|policy| policy.is_visible(&who, name));
         let actual: Vec<&str> = all.into_iter().filter(visible).collect();
         self.note(id.to_owned(), actual == expected, || (list_text(&expected), list_text(&actual)));
@@ -205,6 +261,9 @@ impl File<'_> {
         let id = keys.required("id").and_then(|id| id.non_empty());
         let (Some(id), Some(policy)) = (id, keys.required("policy")) else { return };
         let text = json_text(policy.node());
+        if !self.work.takes(cursor, text.len().saturating_mul(COMPILE_COST)) {
+            return;
+        }
         let source = Source { id: "invalid", file: "policy", bytes: text.as_bytes(), format: Format::Json };
         let refused = match self.reading {
             Reading::AsWritten => Policy::compile(&source).is_err(),

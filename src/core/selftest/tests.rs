@@ -332,3 +332,29 @@ fn an_answer_is_read_as_strictly_as_the_rest() {
         assert_eq!(told(rest), expected);
     }
 }
+
+#[test]
+fn a_file_cannot_ask_for_work_without_end() {
+    let many = |n: usize| {
+        let step = call("1", r#""times":1000,"expect":{"decision":"deny"}"#);
+        let steps = vec![step; n].join(",");
+        run_text(&suite(&format!(r#""sequences":[{{"id":"q","steps":[{steps}]}}]"#)))
+    };
+    assert!(many(1).is_ok());
+    let defects = many(200).unwrap_err();
+    assert!(defects.len() == 1 && defects[0].contains("more work than one file may"), "{defects:?}");
+    // A large policy that is compiled over and over.
+    let large = format!("{POLICY}{}", " ".repeat(1_000_000));
+    let compiled = |n: usize| {
+        let text = suite(r#""cases":[]"#).replace(POLICY, "{}").replace("\"policy\":{}", "\"policy_file\":\"p.json\"");
+        let (start, one) = text.split_once('[').unwrap();
+        let one = one.strip_suffix("]}").unwrap();
+        let text = format!("{start}[{}]}}", vec![one; n].join(","));
+        let file = CaseFile { file: "x.test.json", bytes: text.as_bytes(), format: Format::Json };
+        let mut load =
+            |_: &str| Ok(Loaded { file: "p.json".into(), bytes: large.clone().into_bytes(), format: Format::Json });
+        run(&file, Reading::AsWritten, &mut load).map_err(|defects| defects[0].to_string())
+    };
+    assert!(compiled(9).is_ok());
+    assert!(compiled(10).unwrap_err().contains("more work"));
+}
