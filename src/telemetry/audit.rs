@@ -104,6 +104,19 @@ impl fmt::Debug for Settings {
     }
 }
 
+/// What could not be opened, and what it needs.
+fn unopened(sink: &Sink) -> String {
+    match sink {
+        Sink::File(path) => format!(
+            "the audit file `{}` cannot be opened: its folder must be there, and the user of this process may write there",
+            path.display()
+        ),
+        other @ (Sink::None | Sink::Otlp | Sink::Redis | Sink::Stderr | Sink::Stdout) => {
+            format!("the audit sink {other:?} cannot be opened")
+        }
+    }
+}
+
 /// Why a record was not kept.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
@@ -117,7 +130,7 @@ pub enum AuditError {
     #[error("audit record is not one line")]
     NotOneLine,
     /// The sink could not be opened.
-    #[error("audit sink cannot be opened: {sink:?}")]
+    #[error("{}", unopened(sink))]
     Open {
         /// What was to be opened.
         sink: Sink,

@@ -70,6 +70,10 @@ async fn an_allowed_call_has_all_its_steps_and_its_token_names_its_span() {
     }
     let trace = rig.token(&response).trace.unwrap();
     assert_eq!((&trace.trace_id[..], &trace.span_id[..]), (&check.trace_id[..], &check.span_id[..]));
+    let audit = rig.audit();
+    let record = &records(&audit)[0];
+    let parts = [&record["trace_id"], &record["span_id"]].map(|id| id.as_str().unwrap());
+    assert_eq!(format!("00-{}-{}-01", parts[0], parts[1]), trace.traceparent(), "the record leads to the trace");
 }
 
 #[tokio::test]
