@@ -306,7 +306,7 @@ impl<L: Ledger> Settler<L> {
             policy: token.map(|token| token.policy_digest),
             issued_ms: token.map(|token| token.issued_ms),
             lines: token.map_or(&[], |token| &token.booking.lines),
-            trace: None,
+            trace: token.and_then(|token| token.trace),
         };
         let mut line = String::with_capacity(384);
         record.write(&mut line);

@@ -309,7 +309,7 @@ impl<L: Ledger> Adapter<L> {
             policy_digest: text("policy_digest"),
             server: text("server"),
             stream_id: text(logged::STREAM_KEY),
-            trace: None,
+            trace: text(logged::TRACE_KEY).and_then(|text| TraceContext::parse(text.as_bytes())),
         };
         let mut draft = String::with_capacity(512);
         record.write(&mut draft);
@@ -509,7 +509,7 @@ impl<'a, L: Ledger> Run<'a, L> {
         let denial = match outcome {
             Err(denial) => denial,
             // The record comes before the permit is handed over: without it there is no call.
-            Ok(permit) => match self.record(trail, None, permit.is_unmetered(), received) {
+            Ok(permit) => match self.record(trail, None, permit.is_unmetered(), span.context(), received) {
                 Err(denial) => denial,
                 Ok(()) => {
                     self.count(trail, None, span.context(), received);
@@ -518,7 +518,7 @@ impl<'a, L: Ledger> Run<'a, L> {
             },
         };
         // A refusal that cannot be recorded stays a refusal; the sink has counted the loss.
-        let denial = match self.record(trail, Some(&denial), false, received) {
+        let denial = match self.record(trail, Some(&denial), false, span.context(), received) {
             Ok(()) => denial,
             Err(unrecorded) => unrecorded,
         };
@@ -543,6 +543,9 @@ impl<'a, L: Ledger> Run<'a, L> {
         let mut metadata = metadata(trail, None);
         if let Some(stream_id) = trail.stream_id.filter(|_| self.settings.outcomes) {
             metadata.push_text(logged::STREAM_KEY, stream_id);
+            if let Some(trace) = span.context() {
+                metadata.push_text(logged::TRACE_KEY, trace.traceparent());
+            }
         }
         if let Some(ticket) = permit.ticket() {
             let token = Token::of(ticket, trail.policy().map(Policy::digest), self.now_ms);
@@ -576,6 +579,7 @@ impl<'a, L: Ledger> Run<'a, L> {
         trail: &Trail<'_>,
         denial: Option<&Denial>,
         is_unmetered: bool,
+        trace: Option<TraceContext>,
         received: Instant,
     ) -> Result<(), Denial> {
         let principal = trail.caller.map(|caller| caller.principal);
@@ -597,7 +601,7 @@ impl<'a, L: Ledger> Run<'a, L> {
             args_key: keys.as_ref().map(|keys| keys.argument_key()),
             request_id: trail.request_id,
             stream_id: trail.stream_id,
-            trace: None,
+            trace,
             is_unmetered,
             latency_us: u64::try_from(received.elapsed().as_micros()).unwrap_or(u64::MAX),
         };

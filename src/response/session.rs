@@ -328,13 +328,14 @@ impl Session {
             }
         }
         if outcome != ResponseOutcome::LeftAlone {
-            self.record(outcome, reason);
-            self.trace(outcome, reason);
+            let trace = self.trace(outcome, reason);
+            self.record(outcome, reason, trace);
         }
     }
 
-    fn trace(&self, outcome: ResponseOutcome, reason: Option<WithheldReason>) {
-        let Some(begun) = self.begun.filter(|_| self.responses.tracer.is_on()) else { return };
+    /// Records the span, and says where it is.
+    fn trace(&self, outcome: ResponseOutcome, reason: Option<WithheldReason>) -> Option<TraceContext> {
+        let begun = self.begun.filter(|_| self.responses.tracer.is_on())?;
         let ticket = self.ticket.as_ref();
         let facts = ResponseFacts {
             outcome: outcome.name(),
@@ -348,10 +349,10 @@ impl Session {
             policy_digest: self.policy.as_ref().map(|policy| policy.digest().as_str()),
             stream_id: ticket.and_then(|ticket| ticket.stream_id.as_deref()),
         };
-        self.responses.tracer.response(self.parent, begun, &facts);
+        self.responses.tracer.response(self.parent, begun, &facts)
     }
 
-    fn record(&self, outcome: ResponseOutcome, reason: Option<WithheldReason>) {
+    fn record(&self, outcome: ResponseOutcome, reason: Option<WithheldReason>, trace: Option<TraceContext>) {
         let ticket = self.ticket.as_ref();
         let elapsed = self.begun.map_or(0, |begun| begun.elapsed().as_millis());
         // Where nobody could be looked up, the grant is all that is known.
@@ -370,7 +371,7 @@ impl Session {
             grant: ticket.map(|ticket| &*ticket.grant),
             method: ticket.map(Ticket::method),
             tool: ticket.and_then(Ticket::tool),
-            trace: None,
+            trace,
             status: self.status,
             report: &self.report,
             upstream_ms: self.upstream_ms,

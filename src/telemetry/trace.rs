@@ -219,11 +219,17 @@ impl Tracer {
         Span(Some(Box::new(recording)))
     }
 
-    /// Records the span of a response whose head came at `begun`. `parent` is the context of Envoy's call.
-    pub fn response(&self, parent: Option<TraceContext>, begun: Instant, facts: &ResponseFacts<'_>) {
-        let Some(inner) = &self.0 else { return };
+    /// Records the span of a response whose head came at `begun`, and says its place; `None` if it is not recorded. `parent` is
+    /// the context of Envoy's call.
+    pub fn response(
+        &self,
+        parent: Option<TraceContext>,
+        begun: Instant,
+        facts: &ResponseFacts<'_>,
+    ) -> Option<TraceContext> {
+        let inner = self.0.as_ref()?;
         let stream_id = facts.stream_id.unwrap_or_default().as_bytes();
-        let Some(mut place) = inner.place(parent, stream_id) else { return };
+        let mut place = inner.place(parent, stream_id)?;
         if place.parent.is_none() && !stream_id.is_empty() {
             // The trace is that of the Check, whose span has this id.
             place.parent = Some(TraceContext { sampled: true, ..place.own });
@@ -253,6 +259,7 @@ impl Tracer {
             out.wire("mcp_authz.stream_id", facts.stream_id);
         });
         inner.queue.offer(&out);
+        Some(place.own)
     }
 
     /// Records the span of a settlement that began at `begun`, under the span of the Check that its token names.

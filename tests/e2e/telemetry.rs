@@ -230,6 +230,8 @@ async fn the_audit_arrives_and_its_chain_holds() {
     let denied = |record: &&Record| record.body.contains(r#""tool_name":"nobody_allows_this""#);
     let record = records.iter().find(denied).unwrap_or_else(|| panic!("no denial in {records:?}"));
     assert!(record.body.contains(r#""outcome":"denied""#) && record.severity == "INFO", "{record:?}");
+    // Without a tracing Envoy the trace is that of the stream; the collector puts the record under it.
+    assert!(record.body.contains(&format!(r#""trace_id":"{}""#, record.trace_id)) && record.trace_id.len() == 32);
     let lines: String = records.iter().map(|record| format!("{}\n", record.body)).collect();
     assert_eq!(verify(&lines), Some(0));
     assert_eq!(verify(&lines.replace("nobody_allows_this", "list_issues")), Some(1));
