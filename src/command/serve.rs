@@ -88,7 +88,7 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(config) => config,
         Err(defects) => return refuse(&defects),
     };
-    let telemetry = match Telemetry::prepare(&config.telemetry) {
+    let telemetry = match Telemetry::prepare(&config) {
         Ok(telemetry) => telemetry,
         Err(defects) => return refuse(&defects),
     };
@@ -146,7 +146,7 @@ async fn serve(file: &Path, config: Config, telemetry: &Telemetry) -> Result<(),
     let admin_listener = bind_admin(config.listen.admin).await?;
     let health = server.health();
     let (ledger, on_leak, reached, leaks) = ledger::open(&config, &clock, &metrics).await?;
-    let audit = audit::open(&config.audit, &ledger, &clock, &metrics)?;
+    let audit = audit::open(&config.audit, &ledger, &clock, &metrics, sending.records.clone())?;
     let view = Arc::new(View {
         state: Arc::clone(&state),
         config: ArcSwap::from_pointee(config.clone()),

@@ -509,7 +509,7 @@ impl<'a, L: Ledger> Run<'a, L> {
         let denial = match outcome {
             Err(denial) => denial,
             // The record comes before the permit is handed over: without it there is no call.
-            Ok(permit) => match self.record(trail, None, span.context(), permit.is_unmetered(), received) {
+            Ok(permit) => match self.record(trail, None, permit.is_unmetered(), span.context(), received) {
                 Err(denial) => denial,
                 Ok(()) => {
                     self.count(trail, None, span.context(), received);
@@ -518,7 +518,7 @@ impl<'a, L: Ledger> Run<'a, L> {
             },
         };
         // A refusal that cannot be recorded stays a refusal; the sink has counted the loss.
-        let denial = match self.record(trail, Some(&denial), span.context(), false, received) {
+        let denial = match self.record(trail, Some(&denial), false, span.context(), received) {
             Ok(()) => denial,
             Err(unrecorded) => unrecorded,
         };
@@ -543,8 +543,8 @@ impl<'a, L: Ledger> Run<'a, L> {
         let mut metadata = metadata(trail, None);
         if let Some(stream_id) = trail.stream_id.filter(|_| self.settings.outcomes) {
             metadata.push_text(logged::STREAM_KEY, stream_id);
-            if let Some(context) = span.context() {
-                metadata.push_text(logged::TRACE_KEY, context.traceparent());
+            if let Some(trace) = span.context() {
+                metadata.push_text(logged::TRACE_KEY, trace.traceparent());
             }
         }
         if let Some(ticket) = permit.ticket() {
@@ -578,8 +578,8 @@ impl<'a, L: Ledger> Run<'a, L> {
         &self,
         trail: &Trail<'_>,
         denial: Option<&Denial>,
-        trace: Option<TraceContext>,
         is_unmetered: bool,
+        trace: Option<TraceContext>,
         received: Instant,
     ) -> Result<(), Denial> {
         let principal = trail.caller.map(|caller| caller.principal);

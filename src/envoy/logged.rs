@@ -29,8 +29,8 @@ pub(super) const TICKET_KEY: &str = "respond";
 pub(super) const OUTCOME_NAMESPACE: &str = "mcp_authz";
 /// Field with Envoy's id of the stream, by which records of one call find each other.
 pub(super) const STREAM_KEY: &str = "stream_id";
-/// The place of the decision in its trace, if it is recorded.
-pub(super) const TRACE_KEY: &str = "traceparent";
+/// Field with the span of the Check, as a `traceparent`: only where it is recorded.
+pub(super) const TRACE_KEY: &str = "trace";
 /// Field with the label of the grant.
 pub(super) const GRANT_KEY: &str = "grant";
 /// Counters that one answer may tell amounts of: those of the limits of one tool and of all tools.

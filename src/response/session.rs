@@ -328,12 +328,12 @@ impl Session {
             }
         }
         if outcome != ResponseOutcome::LeftAlone {
-            let span = self.trace(outcome, reason);
-            self.record(outcome, reason, span);
+            let trace = self.trace(outcome, reason);
+            self.record(outcome, reason, trace);
         }
     }
 
-    /// Records the span; its place in the trace, if it is recorded.
+    /// Records the span, and says where it is.
     fn trace(&self, outcome: ResponseOutcome, reason: Option<WithheldReason>) -> Option<TraceContext> {
         let begun = self.begun.filter(|_| self.responses.tracer.is_on())?;
         let ticket = self.ticket.as_ref();

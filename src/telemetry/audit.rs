@@ -278,4 +278,4 @@ fn lines(output: impl Output, settings: Settings, previous: Option<Hash>, metric
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -16,6 +16,7 @@ pub mod metrics;
 mod openmetrics;
 pub mod proto;
 mod record;
+pub mod records;
 pub mod settings;
 #[cfg(test)]
 mod signal_tests;

@@ -219,8 +219,8 @@ impl Tracer {
         Span(Some(Box::new(recording)))
     }
 
-    /// Records the span of a response whose head came at `begun`. `parent` is the context of Envoy's call.
-    /// Its place in the trace; `None` if it is not recorded.
+    /// Records the span of a response whose head came at `begun`, and says its place; `None` if it is not recorded. `parent` is
+    /// the context of Envoy's call.
     pub fn response(
         &self,
         parent: Option<TraceContext>,

@@ -18,7 +18,7 @@ use serde_json::Value;
 use test_redis::RedisServer;
 
 use super::harness::authz::{Grant, Settings, token};
-use super::harness::collector::{Collector, Span, attributes};
+use super::harness::collector::{Collector, Record, Span, attributes};
 use super::harness::http1::Request;
 use super::harness::message;
 use super::harness::stack::{Options, Stack};
@@ -205,6 +205,47 @@ async fn audit_lines_arrive_whole_or_it_is_told() {
     assert_eq!(logs[1].trace_id, "");
     let error = lines(free_address()).export_lines(&[own.as_bytes()]).await.expect_err("nobody is there");
     assert!(error.to_string().contains("could not be reached"), "{error}");
+}
+
+/// The audit at the collector, as the real binary sends it: what is taken out of the collector is still proof.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_audit_arrives_and_its_chain_holds() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let collector = Collector::start(dir.path()).await;
+    let telemetry = format!(
+        "telemetry: {{otlp: {{endpoint: 'http://{}'}}}}\naudit: {{sink: otlp, fail_closed: true}}",
+        collector.grpc
+    );
+    let mut stack = Stack::start(&Options { authz: settings(&telemetry), ..Options::default() }).await;
+    assert_eq!(stack.send(&call("list_issues")).await.status, 200);
+    stack.send(&call("nobody_allows_this")).await;
+    stack.authz.process.signal("TERM").await;
+    assert!(stack.authz.process.ended().await.success());
+    let records = until("the end of the chain is written", async || {
+        let logs = collector.logs();
+        let records: Vec<Record> = logs.into_iter().filter(|record| record.event == "mcp_authz.audit").collect();
+        records.iter().any(|record| record.body.contains(r#""event_type":"chain_end""#)).then_some(records)
+    })
+    .await;
+    let denied = |record: &&Record| record.body.contains(r#""tool_name":"nobody_allows_this""#);
+    let record = records.iter().find(denied).unwrap_or_else(|| panic!("no denial in {records:?}"));
+    assert!(record.body.contains(r#""outcome":"denied""#) && record.severity == "INFO", "{record:?}");
+    // Without a tracing Envoy the trace is that of the stream; the collector puts the record under it.
+    assert!(record.body.contains(&format!(r#""trace_id":"{}""#, record.trace_id)) && record.trace_id.len() == 32);
+    let lines: String = records.iter().map(|record| format!("{}\n", record.body)).collect();
+    assert_eq!(verify(&lines), Some(0));
+    assert_eq!(verify(&lines.replace("nobody_allows_this", "list_issues")), Some(1));
+}
+
+/// How `mcp-authz audit verify` ends on these lines, of a whole chain.
+fn verify(lines: &str) -> Option<i32> {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_mcp-authz"));
+    command.args(["audit", "verify", "--whole", "-"]).stdin(std::process::Stdio::piped());
+    let mut child = command.spawn().expect("the binary is there");
+    let mut stdin = child.stdin.take().expect("asked for");
+    std::io::Write::write_all(&mut stdin, lines.as_bytes()).expect("it reads");
+    drop(stdin);
+    child.wait().expect("it ends").code()
 }
 
 /// A block of the page for operators.

@@ -62,6 +62,7 @@ pub(crate) fn secrets(server: &Identity) -> Secrets {
         ("mcp-authz-tls", secret(&identity)),
         (&format!("{RELEASE}-mcp-authz-tls"), secret(&identity)),
         ("mcp-authz-admin", secret(&[("token", "0123456789abcdef0123456789abcdef")])),
+        ("mcp-authz-audit", secret(&[("audit.key", &signing_key())])),
         ("redis-password", secret(&[("password", "secret")])),
         ("redis-ca", secret(&ca)),
         ("collector-ca", secret(&ca)),
@@ -70,6 +71,16 @@ pub(crate) fn secrets(server: &Identity) -> Secrets {
     .into_iter()
     .map(|(name, keys)| (name.to_owned(), keys))
     .collect()
+}
+
+/// A key as `mcp-authz audit keygen` writes it.
+fn signing_key() -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.key");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-authz"));
+    let output = command.args(["audit", "keygen", "--out"]).arg(&file).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::read_to_string(file).unwrap()
 }
 
 /// Lays everything out and has the program look at it.

@@ -104,3 +104,17 @@ fn the_sidecar_is_found_at_its_socket() {
     assert_eq!(seen[1]["names"], json!(["list_issues", "post_message"]), "{}\n{}", seen[1], envoy.output());
     assert!(seen[2]["isError"] == true && seen[3]["isError"] == false, "{seen:?}");
 }
+
+#[test]
+fn the_audit_is_signed_with_the_key_of_the_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let [server] = identities([&host()]);
+    let manifests = Manifests::of("audit-file", &Value::Null);
+    let replica = Replica::start(&manifests, &secrets(&server), &folder.path().join("pod")).ready();
+    let file = replica.pod.path("/var/log/mcp-authz/audit.jsonl");
+    until("the chain begins with a signature", || {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let first = text.lines().next()?;
+        (first.contains("\"event_type\":\"chain_start\"") && first.contains("\"signature\":\"")).then_some(())
+    });
+}

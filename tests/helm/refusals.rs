@@ -75,7 +75,22 @@ fn of_what_is_kept() -> Vec<Rule> {
             json!({"audit": {"sink": "/var/log/mcp-authz/a", "volume": {"type": "claim", "existingClaim": "a"}}}),
             "write into one audit file",
         ),
+        ("audit-file", emptied(&json!({"bytesMax": 0, "filesMax": 5})), "files without an end"),
+        ("audit-file", emptied(&json!({"bytesMax": 100_000_000, "filesMax": 0})), "files without an end"),
+        ("quickstart", json!({"audit.sink": "otlp"}), "logs are sent to no collector"),
+        (
+            "observability",
+            json!({"audit.sink": "otlp", "extraConfig": {"telemetry": {"logs": {"enabled": false}}}}),
+            "logs are sent to no collector",
+        ),
+        ("quickstart", json!({"audit.sink": "redis"}), "quotas are counted without one"),
+        ("quickstart", json!({"audit.args": "full"}), "secrets among them"),
     ]
+}
+
+/// The audit in a folder that ends with the pod.
+fn emptied(file: &Value) -> Value {
+    json!({"audit.file": file, "audit.volume": {"type": "emptyDir", "existingClaim": ""}})
 }
 
 fn of_running() -> Vec<Rule> {
@@ -161,7 +176,14 @@ fn who_says_that_it_is_meant_gets_it() {
             "quickstart",
             json!({"policies.inline": {"demo.json": "{\"version\":\"1\",\"default\":\"deny\",\"tools\":{\"mask\":{}}}"}}),
         ),
-        ("audit-file", json!({"audit.volume": {"type": "emptyDir", "existingClaim": ""}})),
+        ("audit-file", emptied(&json!({"bytesMax": 100_000_000, "filesMax": 5}))),
+        ("observability", json!({"audit.sink": "otlp"})),
+        (
+            "quickstart",
+            json!({"audit.sink": "otlp", "extraEnv": [{"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://c:4317"}]}),
+        ),
+        ("production-redis", json!({"audit.sink": "redis"})),
+        ("quickstart", json!({"audit": {"args": "full", "dangerFullArgs": true}})),
     ] {
         let rendered = render(scenario, &values);
         assert!(rendered.contains("kind: "), "{scenario} with {values}");

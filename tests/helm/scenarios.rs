@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::{
-    chart::{Manifests, RELEASE, chart, helm, render, root, scenarios, tool},
+    chart::{Manifests, RELEASE, chart, helm, render, root, scenarios, tool, tree},
     documents::check,
 };
 
@@ -104,6 +104,38 @@ fn the_program_takes_every_configuration() {
         let said = check(&Manifests::of(&name, &Value::Null));
         assert!(said.contains("with 1 server, 1 policy, 1 grant; 0 defects"), "{name}: {said}");
     }
+}
+
+/// Values of the audit and what they become, with the key beside the token.
+#[test]
+fn the_audit_is_set_and_signed() {
+    let audit = |name: &str, values: &Value| tree(Manifests::of(name, values).settings())["audit"].clone();
+    let expected = json!({
+        "sink": "/var/log/mcp-authz/audit.jsonl", "args": "keys", "outcomes": true, "fail_closed": true,
+        "file": {"bytes_max": 104_857_600, "files_max": 0},
+        "signing_key": "keys/audit.key", "checkpoint_records": 1000, "checkpoint_ms": 60_000,
+    });
+    assert_eq!(audit("audit-file", &Value::Null), expected);
+    let stream =
+        json!({"audit": {"sink": "redis", "args": "full", "dangerFullArgs": true, "redis": {"entriesMax": 5000}}});
+    let expected = json!({
+        "sink": "redis", "args": "full", "danger_full_args": true, "outcomes": true, "fail_closed": false,
+        "redis": {"entries_max": 5000},
+    });
+    assert_eq!(audit("production-redis", &stream), expected);
+    check(&Manifests::of("production-redis", &stream));
+    let signed = json!({"admin.tokenSecret": "mcp-authz-admin", "audit.sink": "otlp", "audit.signingKeySecret": "mcp-authz-audit"});
+    let both = Manifests::of("observability", &signed);
+    let volumes = both.pod()["spec"]["volumes"].as_array().unwrap().clone();
+    let keys = volumes.iter().find(|volume| volume["name"] == "keys").unwrap();
+    let paths: Vec<&Value> = keys["projected"]["sources"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|source| &source["secret"]["items"][0]["path"])
+        .collect();
+    assert_eq!(paths, [&json!("admin-token"), &json!("audit.key")]);
+    check(&both);
 }
 
 #[test]

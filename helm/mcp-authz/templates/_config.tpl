@@ -9,14 +9,14 @@
   "paths" (dict "policies" "policies" "servers" "servers/servers.yaml" "grants" "grants" "credentials" "credentials")
   "timeouts" (dict "check_ms" (int $v.envoy.checkMs) "drain_ms" (int $v.stop.drainMs))
   "envoy" (dict "response_phase" $v.envoy.responsePhase)
-  "audit" (dict "sink" $v.audit.sink "fail_closed" $v.audit.failClosed)
+  "audit" (include "mcp-authz.config.audit" . | fromYaml)
   "log" (dict "level" $v.log.level "format" $v.log.format)
 -}}
 {{- if and (eq $v.grpc.transport "mesh") (ne (include "mcp-authz.grpcOnLoopback" .) "true") }}{{ $_ := set $config "danger_plaintext_tcp" true }}{{ end -}}
 {{- if eq $v.grpc.transport "mtls" -}}
 {{- $_ := set $config "tls" (dict "certificate" "tls/tls.crt" "key" "tls/tls.key" "client_ca" "tls/ca.crt" "allowed_sans" $v.grpc.tls.allowedSans) -}}
 {{- end -}}
-{{- if $v.admin.tokenSecret }}{{ $_ := set $config "admin" (dict "token_file" (printf "keys/%s" $v.admin.tokenKey)) }}{{ end -}}
+{{- if $v.admin.tokenSecret }}{{ $_ := set $config "admin" (dict "token_file" "keys/admin-token") }}{{ end -}}
 {{- if eq $v.quotas.engine "redis" -}}
 {{- $_ := set $config "ledger" (dict "redis" (include "mcp-authz.config.redis" . | fromYaml)) -}}
 {{- else -}}
@@ -30,6 +30,28 @@
 {{- end -}}
 {{- if $v.kubernetes.events }}{{ $_ := set $config "kubernetes" (dict "events" true) }}{{ end -}}
 {{- toYaml (mergeOverwrite $config (deepCopy $v.extraConfig)) -}}
+{{- end }}
+
+{{- define "mcp-authz.config.audit" -}}
+{{- $a := .Values.audit -}}
+sink: {{ $a.sink | quote }}
+args: {{ $a.args | quote }}
+outcomes: {{ $a.outcomes }}
+fail_closed: {{ $a.failClosed }}
+{{- if $a.dangerFullArgs }}
+danger_full_args: true
+{{- end }}
+{{- if include "mcp-authz.auditFile" . }}
+file: {bytes_max: {{ int64 $a.file.bytesMax }}, files_max: {{ int64 $a.file.filesMax }}}
+{{- end }}
+{{- if $a.signingKeySecret }}
+signing_key: keys/audit.key
+checkpoint_records: {{ int64 $a.checkpointRecords }}
+checkpoint_ms: {{ int64 $a.checkpointMs }}
+{{- end }}
+{{- if eq $a.sink "redis" }}
+redis: {entries_max: {{ int64 $a.redis.entriesMax }}}
+{{- end }}
 {{- end }}
 
 {{- define "mcp-authz.config.redis" -}}

@@ -72,6 +72,16 @@ annotations:
 {{- if or (eq $asked "true") (and (ne $asked "false") .Values.kubernetes.events) -}}true{{- end -}}
 {{- end }}
 
+{{- /* Whether some collector gets logs: by the settings, or by what OpenTelemetry reads from the environment. */ -}}
+{{- define "mcp-authz.hasLogCollector" -}}
+{{- $config := include "mcp-authz.config" . | fromYaml -}}
+{{- $named := hasKey (default dict $config.telemetry) "otlp" -}}
+{{- range .Values.extraEnv -}}
+{{- if has .name (list "OTEL_EXPORTER_OTLP_ENDPOINT" "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT") }}{{ $named = true }}{{ end -}}
+{{- end -}}
+{{- if and $named (dig "telemetry" "logs" "enabled" true $config) }}true{{ end -}}
+{{- end -}}
+
 {{- /* Whether the audit goes to a file: its path, or nothing. */ -}}
 {{- define "mcp-authz.auditFile" -}}
 {{- if contains "/" (toString .Values.audit.sink) -}}{{ .Values.audit.sink }}{{- end -}}

@@ -64,7 +64,7 @@ volumeMounts:
   {{- if eq $v.grpc.transport "unix" }}
   - {name: socket, mountPath: /run/mcp-authz}
   {{- end }}
-  {{- if $v.admin.tokenSecret }}
+  {{- if or $v.admin.tokenSecret $v.audit.signingKeySecret }}
   - {name: keys, mountPath: /etc/mcp-authz/keys, readOnly: true}
   {{- end }}
   {{- if include "mcp-authz.redisSecrets" . }}
@@ -125,9 +125,17 @@ volumeMounts:
   emptyDir: {medium: Memory, sizeLimit: 1Mi}
   {{- end }}
 {{- end }}
-{{- with $v.admin.tokenSecret }}
+{{- if or $v.admin.tokenSecret $v.audit.signingKeySecret }}
 - name: keys
-  secret: {secretName: {{ . }}, defaultMode: 256}
+  projected:
+    defaultMode: 256
+    sources:
+      {{- with $v.admin.tokenSecret }}
+      - secret: {name: {{ . }}, items: [{key: {{ $v.admin.tokenKey }}, path: admin-token}]}
+      {{- end }}
+      {{- with $v.audit.signingKeySecret }}
+      - secret: {name: {{ . }}, items: [{key: {{ $v.audit.signingKeyKey }}, path: audit.key}]}
+      {{- end }}
 {{- end }}
 {{- if include "mcp-authz.redisSecrets" . }}
 - name: redis

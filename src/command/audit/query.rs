@@ -44,6 +44,9 @@ pub(super) struct Filters {
     /// Envoy's id of the request: every record of one call.
     #[arg(long, value_name = "ID")]
     stream_id: Option<String>,
+    /// Id of a trace, 32 hexadecimal digits: every record of it.
+    #[arg(long, value_name = "ID")]
+    trace_id: Option<String>,
     /// Not before this time: a date, or a time such as 2026-11-21T10:00:00Z.
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<i64>,
@@ -114,6 +117,7 @@ impl Filters {
             && is(self.tool.as_deref(), record["tool_name"].as_str())
             && is(self.server.as_deref(), member(record, "server"))
             && is(self.stream_id.as_deref(), member(record, "stream_id").or(member(record, "reservation")))
+            && is(self.trace_id.as_deref(), member(record, "trace_id"))
             && self
                 .rule
                 .as_deref()

@@ -6,6 +6,7 @@ use clap::Parser;
 use mcp_authz_core::{
     audit::{ArgsMode, Record},
     decision::Reason,
+    trace::TraceContext,
 };
 use prometheus_client::registry::Registry;
 
@@ -64,7 +65,7 @@ fn write(path: &Path, key: Option<&Path>, rotation: Rotation, tools: &[&str]) {
             args_key: None,
             request_id: None,
             stream_id: Some("77"),
-            trace: None,
+            trace: (*tool == "a").then_some(TraceContext { trace_id: [0xab; 16], span_id: [0xcd; 8], sampled: true }),
             is_unmetered: false,
             latency_us: 1,
         }
@@ -189,6 +190,8 @@ fn query_finds_by_everything_that_is_named() {
         (&["--rule", "/tools/bad"], 1),
         (&["--event", "chain_start"], 1),
         (&["--stream-id", "77"], 3),
+        (&["--trace-id", "abababababababababababababababab"], 1),
+        (&["--trace-id", "ab"], 0),
         (&["--since", "2026-06-16T10:05:01Z", "--event", "decision"], 2),
         (&["--until", "2026-06-16T10:05:01Z", "--event", "decision"], 1),
         (&["--since", "2026-06-17"], 0),

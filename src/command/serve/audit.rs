@@ -14,6 +14,7 @@ use crate::{
     telemetry::{
         audit::{AuditSink, BatchSink, Remote, Settings, Sink, WhenUnavailable, key::SigningKey},
         metrics::Metrics,
+        otlp::{logs::LineExport, records},
     },
 };
 
@@ -28,13 +29,15 @@ pub(super) fn open(
     ledger: &Arc<AnyLedger>,
     clock: &Arc<dyn Clock>,
     metrics: &Metrics,
+    export: Option<LineExport>,
 ) -> Result<Arc<AuditSink>, ExitCode> {
     let signer = match audit.signing_key.as_deref().map(SigningKey::load).transpose() {
         Ok(key) => key.map(|key| Box::new(key) as Box<dyn Signer>),
         Err(error) => return Err(fail("the signing key of the audit", &error)),
     };
     let remote = match &audit.sink {
-        Sink::Otlp => otlp().map_err(|error| fail("the audit sink", &error))?,
+        // Without a collector the settings were refused before; then opening the sink says so again.
+        Sink::Otlp => export.map(|export| Box::new(records::sink(export, Handle::current())) as Box<dyn BatchSink>),
         Sink::Redis => Some(redis(ledger, audit.redis_entries_max)),
         Sink::File(_) | Sink::None | Sink::Stderr | Sink::Stdout => None,
     };
@@ -49,11 +52,6 @@ pub(super) fn open(
     };
     let opened = AuditSink::open_with(&audit.sink, settings, metrics.clone());
     opened.map(Arc::new).map_err(|error| fail("the audit sink", &error))
-}
-
-/// The way to an OpenTelemetry collector.
-fn otlp() -> io::Result<Option<Box<dyn BatchSink>>> {
-    Err(io::Error::other("`audit.sink: otlp` is not part of this build"))
 }
 
 /// The stream in the Redis that has the counters.

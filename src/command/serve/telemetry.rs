@@ -13,14 +13,15 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::{chain, fail};
 use crate::{
     clock::{Clock, SystemClock},
-    config::{self, Config, Engine},
+    config::{Config, Engine},
     telemetry::{
+        audit::Sink,
         metrics::{Metrics, Page, Signal},
         otlp::{
             Settings, Transport,
             batch::Batcher,
             env::{Env, Said},
-            logs::{self, LogLayer},
+            logs::{self, LineExport, LogLayer},
             metrics::MetricsExport,
             resource,
         },
@@ -45,8 +46,9 @@ impl Telemetry {
     ///
     /// # Errors
     /// Every defect.
-    pub(super) fn prepare(config: &config::telemetry::Telemetry) -> Result<Self, Vec<Defect>> {
-        let settings = Settings::new(config, &Said::read(&Env::of_process())?, &instance())?;
+    pub(super) fn prepare(config: &Config) -> Result<Self, Vec<Defect>> {
+        let settings = Settings::new(&config.telemetry, &Said::read(&Env::of_process())?, &instance())?;
+        suits(&config.audit.sink, &settings)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let started_ms = clock.now_ms();
         let mut registry = Registry::default();
@@ -72,7 +74,7 @@ impl Telemetry {
             tracing::warn!(at = %warning, "The settings of telemetry are legal, and probably not meant.");
         }
         let (stop, stopped) = watch::channel(false);
-        let mut sending = Sending { tracer: Tracer::off(), stop, tasks: Vec::new() };
+        let mut sending = Sending { tracer: Tracer::off(), records: None, stop, tasks: Vec::new() };
         if self.settings.is_off() {
             return Ok(sending);
         }
@@ -87,6 +89,11 @@ impl Telemetry {
             sending.tasks.push(tokio::spawn(run));
         }
         if let Some(messages) = &self.messages {
+            sending.records = Some(LineExport {
+                transport: Arc::clone(&transport),
+                resource: resource.clone(),
+                clock: Arc::clone(&self.clock),
+            });
             let run = Arc::clone(messages).run(Arc::clone(&transport), resource.clone(), stopped.clone(), FLUSH);
             sending.tasks.push(tokio::spawn(run));
         }
@@ -109,6 +116,8 @@ impl Telemetry {
 pub(super) struct Sending {
     /// Records spans.
     pub(super) tracer: Tracer,
+    /// Takes audit records, where logs are sent.
+    pub(super) records: Option<LineExport>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -128,6 +137,19 @@ impl Sending {
     }
 }
 
+/// Whether the collector that the audit asks for is there.
+fn suits(sink: &Sink, settings: &Settings) -> Result<(), Vec<Defect>> {
+    if *sink != Sink::Otlp || settings.target(Signal::Logs).is_some() {
+        return Ok(());
+    }
+    let defect =
+        Defect::of_file("audit.sink", "`otlp` sends records to a collector as logs, and logs are sent nowhere");
+    Err(vec![defect.with_hint(
+        "set `telemetry.otlp.endpoint` or OTEL_EXPORTER_OTLP_ENDPOINT, and leave `telemetry.logs.enabled`, OTEL_LOGS_EXPORTER \
+         and OTEL_SDK_DISABLED as they are by default; or name another sink",
+    )])
+}
+
 /// Tells this process from others of the same service: a random UUID, as OpenTelemetry recommends. Empty where there is no
 /// randomness; the attribute is left out then.
 fn instance() -> String {
@@ -145,6 +167,27 @@ fn instance() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_for_a_collector_ask_for_logs() {
+        let with = |env: Env| {
+            let said = Said::read(&env).unwrap();
+            suits(&Sink::Otlp, &Settings::new(&crate::config::Telemetry::default(), &said, "").unwrap())
+        };
+        let collector = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
+        assert_eq!(with(Env::from([collector])), Ok(()));
+        let without = [
+            Env::from([]),
+            Env::from([collector, ("OTEL_LOGS_EXPORTER", "none")]),
+            Env::from([collector, ("OTEL_SDK_DISABLED", "true")]),
+        ];
+        for env in without {
+            let said = with(env).unwrap_err();
+            let [defect] = said.as_slice() else { panic!("{said:?}") };
+            assert!(defect.to_string().contains("set `telemetry.otlp.endpoint`"), "{defect}");
+        }
+        assert_eq!(suits(&Sink::Stdout, &Settings::default()), Ok(()));
+    }
 
     #[test]
     fn each_process_has_a_name_of_its_own() {

@@ -38,7 +38,7 @@ fn counts(registry: &Registry) -> [u64; 3] {
 }
 
 /// A draft of about that many bytes.
-fn draft(tool: &str) -> Vec<u8> {
+pub(crate) fn draft(tool: &str) -> Vec<u8> {
     let mut out = String::new();
     Record {
         time_ms: 1_000_000,
@@ -65,7 +65,7 @@ fn draft(tool: &str) -> Vec<u8> {
     out.into_bytes()
 }
 
-fn settings(when_unavailable: WhenUnavailable) -> Settings {
+pub(crate) fn settings(when_unavailable: WhenUnavailable) -> Settings {
     Settings {
         when_unavailable,
         buffer_bytes_max: 1 << 20,
@@ -78,7 +78,7 @@ fn settings(when_unavailable: WhenUnavailable) -> Settings {
 }
 
 /// What verification says of files in that order.
-fn verified(files: &[&str], keys: Vec<&dyn Checker>) -> (Vec<Finding>, Summary) {
+pub(crate) fn verified(files: &[&str], keys: Vec<&dyn Checker>) -> (Vec<Finding>, Summary) {
     let mut found = Vec::new();
     let mut verifier = Verifier::new(keys, Options::default());
     for text in files {

@@ -242,6 +242,11 @@ impl Collector {
         Ok(response)
     }
 
+    /// From now on it gives this answer.
+    pub(crate) fn then(&self, reply: Reply) {
+        *self.replies.lock().unwrap() = VecDeque::from([reply]);
+    }
+
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }

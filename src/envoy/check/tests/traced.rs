@@ -91,6 +91,38 @@ async fn what_envoy_does_not_sample_leaves_no_span_and_no_trace_in_the_token() {
     assert_eq!(off.token(&off.under(Some(PARENT), request(CALL)).await).trace, None);
 }
 
+/// Trace and span of a record.
+fn place(record: &Json) -> (&str, &str) {
+    (record["trace_id"].as_str().unwrap_or_default(), record["span_id"].as_str().unwrap_or_default())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn records_of_a_recorded_call_name_its_span_and_others_name_none() {
+    let traces = all();
+    let rig = traced(&traces);
+    let held = rig.under(Some(PARENT), request(CALL)).await;
+    rig.adapter.logged(&log_entry(&held, &[]));
+    rig.under(Some(PARENT), without(request(CALL), "authorization")).await;
+    let checks: Vec<Read> = traces.taken().into_iter().filter(|span| span.kind == 2).collect();
+    let [allowed, denied] = &checks[..] else { panic!("{checks:?}") };
+    let free = HttpRequest { id: Bytes::from_static(b"125"), ..request(&CALL.replace("once", "free")) };
+    let unsampled = rig.under(Some(TraceContext { sampled: false, ..PARENT }), free).await;
+    assert_eq!(verdict(&unsampled), "allow");
+    rig.adapter.logged(&log_entry(&unsampled, &[]));
+    let records = records(&rig.audit());
+    let trace = hex(&PARENT.trace_id);
+    let (first, second) = (hex(&allowed.span_id), hex(&denied.span_id));
+    let [call, outcome, refusal, rest @ ..] = &records[..] else { panic!("{records:?}") };
+    assert_eq!((call["outcome"].as_str(), place(call)), (Some("allowed"), (&*trace, &*first)));
+    assert_eq!((outcome["event_type"].as_str(), place(outcome)), (Some("outcome"), (&*trace, &*first)));
+    assert_eq!((refusal["outcome"].as_str(), place(refusal)), (Some("denied"), (&*trace, &*second)));
+    assert_eq!(rest.iter().map(place).collect::<Vec<_>>(), [("", ""); 2], "{rest:?}");
+}
+
 #[tokio::test]
 async fn denials_and_failures_end_where_they_end() {
     let traces = all();
@@ -215,6 +247,9 @@ async fn the_settlement_of_a_recorded_call_is_in_its_trace() {
     for span in &spans {
         assert_eq!((&span.trace_id, &span.parent_span_id), (&check.trace_id, &check.span_id));
     }
+    let records = records(&rig.audit());
+    let settled = records.iter().find(|record| record["settled"] == "refunded").unwrap();
+    assert_eq!(place(settled), (&*hex(&check.trace_id), &*hex(&check.span_id)));
 }
 
 #[tokio::test]
@@ -251,4 +286,7 @@ async fn a_response_is_recorded_under_the_call_that_shows_it_and_only_if_it_is_s
     let said = attributes(&spans[0].attributes);
     assert_eq!((said["mcp_authz.outcome"].as_str(), said["mcp_authz.withheld"].as_str()), ("withheld", "ticket"));
     assert_eq!((said["error.type"].as_str(), &spans[0].parent_span_id[..]), ("ticket", &PARENT.span_id[..]));
+    let records = records(&rig.audit());
+    let (trace, span) = (hex(&PARENT.trace_id), hex(&spans[0].span_id));
+    assert_eq!(records.iter().map(place).collect::<Vec<_>>(), [(&*trace, &*span), ("", "")], "{records:?}");
 }
