@@ -7,16 +7,20 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    BoxError, Router,
     body::Body,
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Limited};
 use prometheus_client::{encoding::text, registry::Registry};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 
 use crate::telemetry::metrics::webhook::{ReviewOutcome, WebhookMetrics};
 
@@ -33,6 +37,9 @@ const REVIEW_WITHIN: Duration = Duration::from_secs(4);
 /// Reviews that are judged at once; more wait their turn within their time.
 const JUDGED_MAX: usize = 2;
 
+/// Bytes of all reviews that are held at a time; what would be more waits within its time. Anybody who reaches the port may send.
+const HELD_BYTES_MAX: usize = 4 * REVIEW_BYTES_MAX;
+
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What the pages share.
@@ -42,12 +49,14 @@ struct Shared {
     registry: Arc<Registry>,
     /// Held by a judgment to its end, also by one that nobody waits for any more.
     places: Arc<Semaphore>,
+    /// One for each byte.
+    room: Arc<Semaphore>,
     has_responses: bool,
 }
 
 /// The pages. `has_responses` says whether the processes that serve the documents have the response phase.
 pub fn router(metrics: WebhookMetrics, registry: Arc<Registry>, has_responses: bool) -> Router {
-    let shared = Shared { metrics, registry, places: Arc::new(Semaphore::new(JUDGED_MAX)), has_responses };
+    let shared = Shared::new(metrics, registry, has_responses);
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(|| async { "ready\n" }))
@@ -70,13 +79,14 @@ async fn validate(State(shared): State<Shared>, body: Body) -> Response {
         shared.metrics.review(ReviewOutcome::Malformed);
         (status, format!("{why}\n")).into_response()
     };
-    let body = match tokio::time::timeout_at(until, Limited::new(body, REVIEW_BYTES_MAX).collect()).await {
+    // The room is held as long as anything of the review is.
+    let (body, _room) = match tokio::time::timeout_at(until, shared.read(body)).await {
         Err(_) => return malformed(StatusCode::REQUEST_TIMEOUT, "the review did not arrive in time"),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
             return malformed(StatusCode::PAYLOAD_TOO_LARGE, "the review is too large");
         }
         Ok(Err(_)) => return malformed(StatusCode::BAD_REQUEST, "the review broke off"),
-        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Ok(read)) => read,
     };
     let question = match Question::read(&body) {
         Ok(question) => question,
@@ -89,6 +99,27 @@ async fn validate(State(shared): State<Shared>, body: Body) -> Response {
 }
 
 impl Shared {
+    fn new(metrics: WebhookMetrics, registry: Arc<Registry>, has_responses: bool) -> Self {
+        let (places, room) = (Arc::new(Semaphore::new(JUDGED_MAX)), Arc::new(Semaphore::new(HELD_BYTES_MAX)));
+        Self { metrics, registry, places, room, has_responses }
+    }
+
+    /// Reads the body into memory, as far as there is room for it.
+    async fn read(&self, body: Body) -> Result<(Bytes, Option<OwnedSemaphorePermit>), BoxError> {
+        let mut body = Limited::new(body, REVIEW_BYTES_MAX);
+        let (mut bytes, mut held) = (BytesMut::new(), None::<OwnedSemaphorePermit>);
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame?.into_data() else { continue };
+            let room = Arc::clone(&self.room).acquire_many_owned(u32::try_from(data.len())?).await?;
+            match &mut held {
+                Some(held) => held.merge(room),
+                None => held = Some(room),
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok((bytes.freeze(), held))
+    }
+
     async fn decide(&self, question: Question, until: Instant) -> (ReviewOutcome, Verdict) {
         let Some(documents) = question.documents else {
             return (ReviewOutcome::Ignored, Verdict::allow(question.warnings));

@@ -263,7 +263,7 @@ async fn what_cannot_be_judged_in_time_is_denied() {
     let rig = Rig::new();
     let metrics = WebhookMetrics::new(&mut Registry::default(), 1);
     let places = Arc::new(Semaphore::new(JUDGED_MAX));
-    let shared = Shared { metrics, registry: Arc::clone(&rig.registry), places, has_responses: false };
+    let shared = Shared { places, ..Shared::new(metrics, Arc::clone(&rig.registry), false) };
     let question = || Question {
         uid: "u-1".to_owned(),
         documents: Some(Documents { kind: Some(crate::snapshot::FileKind::Policy), files: [].into() }),
@@ -290,4 +290,21 @@ async fn what_a_person_is_told_has_a_bound() {
     let (_, warnings) = rig.judge(&files).await;
     assert_eq!(warnings.len(), 16);
     assert!(warnings.iter().all(|warning| warning.len() <= 250 && warning.ends_with('…')), "{warnings:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn reviews_wait_while_others_take_the_memory() {
+    let mut registry = Registry::default();
+    let metrics = WebhookMetrics::new(&mut registry, 1);
+    let shared = Shared::new(metrics, Arc::new(registry), false);
+    let read = |bytes: usize| tokio::time::timeout(REVIEW_WITHIN, shared.read(Body::from(vec![b' '; bytes])));
+    let mut held = Vec::new();
+    for _ in 0..HELD_BYTES_MAX / REVIEW_BYTES_MAX {
+        held.push(read(REVIEW_BYTES_MAX).await.unwrap().unwrap());
+    }
+    assert!(read(1).await.is_err(), "there is no room for one more byte");
+    held.pop();
+    assert_eq!(read(REVIEW_BYTES_MAX).await.unwrap().unwrap().0.len(), REVIEW_BYTES_MAX);
+    let error = shared.read(Body::from(vec![b' '; REVIEW_BYTES_MAX + 1])).await.unwrap_err();
+    assert!(error.is::<http_body_util::LengthLimitError>(), "{error}");
 }
