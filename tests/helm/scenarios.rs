@@ -213,3 +213,22 @@ fn alerts_and_dashboards_are_those_of_deploy() {
         assert_eq!(rendered, ours.len(), "not all {folder} are rendered");
     }
 }
+
+#[test]
+fn the_values_of_the_page_about_installing_work_with_the_quickstart() {
+    let page = std::fs::read_to_string(root().join("deploy/INSTALL.md")).unwrap();
+    let (_, rest) = page.split_once("```yaml observe\n").unwrap();
+    let more = super::chart::tree(rest.split_once("```").unwrap().0);
+    let manifests = Manifests::of("quickstart", &more);
+    check(&manifests);
+    for kind in ["ServiceMonitor", "PrometheusRule"] {
+        assert!(!manifests.kind(kind).is_empty(), "no {kind}");
+    }
+    let policy = &manifests.object("NetworkPolicy", &format!("{RELEASE}-mcp-authz"))["spec"];
+    assert!(policy["egress"].to_string().contains("4317"), "the collector cannot be reached: {policy}");
+    // The Secrets that the page has somebody make are those that the chart mounts.
+    for secret in ["mcp-authz-grants", "mcp-authz-credentials-demo", "mcp-authz-tls"] {
+        assert!(page.contains(&format!("create secret generic {secret} ")), "{secret} is never made");
+        assert!(manifests.pod().to_string().contains(&format!("\"{secret}\"")), "{secret} is not mounted");
+    }
+}
