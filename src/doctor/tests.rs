@@ -109,7 +109,7 @@ const BROKEN: &[(&str, Damage)] = &[
     ("authz-elsewhere", |v| {
         network(
             v,
-            json!({"@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+            &json!({"@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
             "weighted_clusters": {"clusters": [{"name": "mcp_server", "weight": 1}]}}),
         );
     }),
@@ -125,11 +125,11 @@ const BROKEN: &[(&str, Damage)] = &[
             "@type": "type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig", "clusters": ["mcp_server"]}}}),
         );
     }),
-    ("authz-always", |v| shadowed(v, "other_", "istio-ext-authz-a", json!({}))),
-    ("authz-always", |v| shadowed(v, "istio_ext_authz_", "another-provider", json!({}))),
-    ("authz-always", |v| shadowed(v, "istio_ext_authz_", "istio-ext-authz-a", json!({"invert": true}))),
-    ("route-retry", |v| of_cluster(v, json!({"retry_policy": {"retry_on": "5xx"}}))),
-    ("route-rest", |v| of_cluster(v, json!({"request_mirror_policies": [{"cluster": "x"}]}))),
+    ("authz-always", |v| shadowed(v, "other_", "istio-ext-authz-a", &json!({}))),
+    ("authz-always", |v| shadowed(v, "istio_ext_authz_", "another-provider", &json!({}))),
+    ("authz-always", |v| shadowed(v, "istio_ext_authz_", "istio-ext-authz-a", &json!({"invert": true}))),
+    ("route-retry", |v| of_cluster(v, &json!({"retry_policy": {"retry_on": "5xx"}}))),
+    ("route-rest", |v| of_cluster(v, &json!({"request_mirror_policies": [{"cluster": "x"}]}))),
     ("responses-closed", |v| processor(v)["disable_immediate_response"] = json!(true)),
     ("responses-metadata", |v| authz(v)["enable_dynamic_metadata_ingestion"] = json!(false)),
     ("authz-grpc", |v| authz(v)["grpc_service"]["envoy_grpc"]["cluster_name"] = json!("other")),
@@ -262,7 +262,7 @@ fn second(value: &mut Value, change: fn(&mut Value)) {
 }
 
 /// A listener with one network filter.
-fn network(value: &mut Value, config: Value) {
+fn network(value: &mut Value, config: &Value) {
     let listeners = value["static_resources"]["listeners"].as_array_mut().expect("listeners");
     listeners.push(json!({"filter_chains": [{"filters": [{"typed_config": config}]}]}));
 }
@@ -277,13 +277,13 @@ fn bypass(value: &mut Value, alias: Value) {
 }
 
 /// What a cluster says of every request to it.
-fn of_cluster(value: &mut Value, options: Value) {
+fn of_cluster(value: &mut Value, options: &Value) {
     cluster(value, "mcp_server")["typed_extension_protocol_options"] =
         json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options});
 }
 
 /// Asked where an RBAC filter says so, as Istio has it.
-fn shadowed(value: &mut Value, prefix: &str, rule: &str, more: Value) {
+fn shadowed(value: &mut Value, prefix: &str, rule: &str, more: &Value) {
     let mut enabled = json!({"filter": "envoy.filters.http.rbac", "path": [{"key": "istio_ext_authz_shadow_effective_policy_id"}],
         "value": {"string_match": {"prefix": "istio-ext-authz-a"}}});
     enabled.as_object_mut().expect("a map").extend(more.as_object().expect("a map").clone());
@@ -297,7 +297,7 @@ fn shadowed(value: &mut Value, prefix: &str, rule: &str, more: Value) {
 #[test]
 fn a_rule_of_istio_about_everything_holds() {
     let mut value = shipped();
-    shadowed(&mut value, "istio_ext_authz_", "istio-ext-authz-a-1", json!({}));
+    shadowed(&mut value, "istio_ext_authz_", "istio-ext-authz-a-1", &json!({}));
     assert!(with(&judged(value, &expect()), Verdict::Holds).contains("authz-always"));
 }
 
