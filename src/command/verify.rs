@@ -14,6 +14,7 @@ use http::{Request, StatusCode};
 use mcp_authz_core::{
     decision::PolicyDigest,
     document::{Defect, Format},
+    text::spelled_out,
 };
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -294,20 +295,20 @@ fn print(replicas: &[Replica], files: usize, out: &mut impl Write) -> io::Result
         let served = match outcome {
             Ok(served) => served,
             Err(error) => {
-                writeln!(out, "unknown  {error}")?;
+                writeln!(out, "unknown  {}", spelled_out(error))?;
                 continue;
             }
         };
         let word = if served.differences.is_empty() { "same" } else { "differs" };
-        writeln!(out, "{word:<8} {url} revision {}", served.revision)?;
+        writeln!(out, "{word:<8} {url} revision {}", spelled_out(&served.revision))?;
         for found in &served.differences {
             let sides = [("live", &found.live), ("here", &found.here)];
             let digests: Vec<String> =
                 sides.iter().filter_map(|(side, digest)| digest.as_ref().map(|d| format!("{side} {d}"))).collect();
-            writeln!(out, "  {:<8} {} {}", found.word(), found.path, digests.join(" "))?;
+            writeln!(out, "  {:<8} {}", found.word(), spelled_out(&format!("{} {}", found.path, digests.join(" "))))?;
         }
         for defect in &served.defects {
-            writeln!(out, "  refused  {defect}")?;
+            writeln!(out, "  refused  {}", spelled_out(defect))?;
         }
     }
     let same = replicas.iter().filter(|replica| replica.is_same()).count();

@@ -53,6 +53,19 @@ pub fn is_unsafe(c: char) -> bool {
             | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
+/// A text of somebody else for a terminal: what steers one is spelled out, and so are line feeds.
+#[must_use]
+pub fn spelled_out(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        if is_unsafe(c) {
+            out.extend(c.escape_unicode())
+        } else {
+            out.push(c)
+        }
+        out
+    })
+}
+
 /// Appends the escape of a character, with that for each backslash.
 pub(crate) fn push_unicode_escape(out: &mut String, c: char, backslash: &str) {
     let mut units = [0u16; 2];

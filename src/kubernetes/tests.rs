@@ -163,6 +163,9 @@ async fn whoever_cannot_prove_to_be_the_api_server_gets_no_token() {
         Sender { cluster, metrics, warnings: Seldom::new(), pause: Duration::ZERO }
     };
     assert!(sender(cluster).send(Bytes::new()).await.err().unwrap().to_string().contains("certificate"));
+    // The right authority, under another name than the one that is asked for.
+    let renamed = Cluster { url: api.cluster().url.replace("localhost", "127.0.0.1"), ..api.cluster() };
+    assert!(sender(renamed).send(Bytes::new()).await.err().unwrap().to_string().contains("certificate"));
     assert!(api.seen.try_recv().is_err());
     let cluster = Cluster { account: "/nowhere".into(), ..api.cluster() };
     let error = sender(cluster).send(Bytes::new()).await.err().unwrap();

@@ -7,7 +7,7 @@ use std::{
 
 use mcp_authz_core::{
     audit::{Outcome, escaped, line::is_claimed},
-    text::is_unsafe,
+    text::{is_unsafe, spelled_out},
 };
 use serde_json::Value;
 
@@ -150,12 +150,5 @@ fn text(record: &Value) -> String {
             out.push_str(&format!(" {name}={value}"));
         }
     }
-    out.chars().fold(String::with_capacity(out.len()), |mut safe, c| {
-        if is_unsafe(c) {
-            safe.extend(c.escape_unicode())
-        } else {
-            safe.push(c)
-        }
-        safe
-    })
+    spelled_out(&out)
 }

@@ -77,3 +77,17 @@ fn an_address_is_a_url_as_well() {
     }
     assert_eq!(base("https://a/b"), "https://a/b");
 }
+
+#[test]
+fn what_a_process_says_steers_no_terminal() {
+    let difference = Difference { path: "p\u{1b}[2J".to_owned(), live: Some("\u{202e}".to_owned()), here: None };
+    let served =
+        Served { revision: "\u{9b}".to_owned(), differences: vec![difference], defects: vec!["a\nb".to_owned()] };
+    let mut out = Vec::new();
+    print(&[Replica { url: "http://a".to_owned(), outcome: Ok(served) }], 1, &mut out).unwrap();
+    let out = String::from_utf8(out).unwrap();
+    assert!(
+        out.contains("p\\u{1b}[2J live \\u{202e}") && out.contains("revision \\u{9b}") && out.contains("a\\u{a}b"),
+        "{out}"
+    );
+}
