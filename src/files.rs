@@ -42,6 +42,12 @@ pub enum FileError {
 /// The system's words without the error number, which no operator needs.
 fn reason(error: &io::Error) -> String {
     let text = error.to_string();
+    // Whoever mends it has to know the user, and in a container nobody can look.
+    if error.kind() == io::ErrorKind::PermissionDenied
+        && let Ok(process) = fs::metadata("/proc/self")
+    {
+        return format!("permission denied to user {} of this process", process.uid());
+    }
     text.split_once(" (os error").map_or(text.clone(), |(words, _)| words.to_owned()).to_lowercase()
 }
 
@@ -269,5 +275,12 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(is_shared(&path), shared, "{mode:o}");
         }
+    }
+
+    #[test]
+    fn who_may_not_read_is_named() {
+        let me = fs::metadata("/proc/self").unwrap().uid();
+        let said = reason(&io::Error::from(io::ErrorKind::PermissionDenied));
+        assert_eq!(said, format!("permission denied to user {me} of this process"));
     }
 }

@@ -33,7 +33,7 @@ use telemetry::Telemetry;
 use crate::{
     admin::{self, AdminView, PinPages, QuotaPages, Readiness, router, token::AdminToken},
     clock::{Clock, rfc3339},
-    config::{self, Config, Envoy, Limits, Paths},
+    config::{self, Config, Envoy, Limits, Paths, WebhookConfig},
     engine::Engine,
     envoy::{
         check::{Adapter, After, LiveSettings, Settings as CheckSettings},
@@ -66,6 +66,7 @@ const SETTLE_CLOSE: Duration = Duration::from_secs(5);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   mcp-authz serve --config deploy/config.yaml
+  mcp-authz serve --webhook --config webhook.yaml
   kill -HUP $(pidof mcp-authz)     # read policies, servers, grants and credentials again
 
 Exit status: 0 after a signal, 64 if the configuration has defects or an address cannot be opened.")]
@@ -86,7 +87,10 @@ pub fn run(args: &Args) -> ExitCode {
     }
     let config = match Config::load(&args.config) {
         Ok(config) => config,
-        Err(defects) => return refuse(&defects),
+        Err(defects) => {
+            hint_at_webhook(&args.config, &defects);
+            return refuse(&defects);
+        }
     };
     let telemetry = match Telemetry::prepare(&config) {
         Ok(telemetry) => telemetry,
@@ -107,6 +111,14 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 /// Every defect on standard error, then the status for bad configuration.
+/// Says what is missing on the command line where settings are those of the admission webhook alone.
+fn hint_at_webhook(file: &Path, defects: &[Defect]) {
+    let has_no_listener = defects.iter().any(|defect| defect.to_string().ends_with("missing key `listen`"));
+    if has_no_listener && WebhookConfig::load(file).is_ok() {
+        say("mcp-authz: these settings are those of the admission webhook alone: add `--webhook`");
+    }
+}
+
 fn refuse(defects: &[Defect]) -> ExitCode {
     let lines: String = defects.iter().map(|defect| format!("error: {defect}\n")).collect();
     let count = match defects.len() {

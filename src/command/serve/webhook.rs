@@ -52,7 +52,7 @@ async fn serve(config: WebhookConfig) -> Result<(), ExitCode> {
     let metrics = WebhookMetrics::new(&mut registry, SystemClock::new().now_ms());
     let watch = Watch::new(Folders::of_files([certificate.as_path(), key.as_path()]), POLL);
     let settings = TlsSettings { certificate, key, ..TlsSettings::default() };
-    let tls = Arc::new(Tls::load(&settings).map_err(|error| fail("TLS", &error))?);
+    let tls = Arc::new(Tls::load(&settings).map_err(|error| fail("`webhook.certificate` and `webhook.key`", &error))?);
     let listener = TcpListener::bind(listen).await.map_err(|error| fail("the webhook's listener", &error))?;
     let bound = listener.local_addr().unwrap_or(listen);
     let reloads = tokio::spawn(reload(watch, Arc::clone(&tls), settings, metrics.clone()));
