@@ -13,6 +13,8 @@ mod names;
 pub const PATTERN_CHARS_MAX: usize = 1024;
 /// Bytes of a compiled pattern.
 pub const COMPILED_BYTES_MAX: usize = 1 << 20;
+/// The least that a compiled pattern is counted with.
+const COMPILED_BYTES_MIN: usize = 1 << 12;
 /// Bytes of a subject; a longer one cannot be judged.
 pub const SUBJECT_BYTES_MAX: usize = 64 * 1024;
 /// Largest count of a repetition, as in Go.
@@ -22,6 +24,7 @@ const REPEAT_MAX: u32 = 1000;
 #[derive(Clone, Debug)]
 pub struct Pattern {
     regex: regex::Regex,
+    bytes: usize,
     source: Box<str>,
 }
 
@@ -40,17 +43,14 @@ impl Pattern {
         if length > PATTERN_CHARS_MAX {
             return refuse(format!("the pattern has {length} characters, more than {PATTERN_CHARS_MAX}"));
         }
-        let translated = translate(text)?;
-        let regex = regex::RegexBuilder::new(&translated)
-            .size_limit(COMPILED_BYTES_MAX)
-            .dfa_size_limit(COMPILED_BYTES_MAX)
-            .build()
-            .map_err(|error| {
-                let text = error.to_string();
-                let last = text.lines().last().unwrap_or_default();
-                PatternError(last.strip_prefix("error: ").unwrap_or(last).to_owned().into())
-            })?;
-        Ok(Self { regex, source: text.into() })
+        let (regex, bytes) = build(text)?;
+        Ok(Self { regex, bytes, source: text.into() })
+    }
+
+    /// Bytes that its program takes at most: the first of a few steps that it fits in.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The pattern as the author wrote it.
@@ -63,6 +63,30 @@ impl Pattern {
     #[must_use]
     pub fn is_match(&self, subject: &str) -> Option<bool> {
         (subject.len() <= SUBJECT_BYTES_MAX).then(|| self.regex.is_match(subject))
+    }
+}
+
+/// Compiles a pattern of Go's syntax; gives the bytes that its program takes at most.
+///
+/// The library tells no size, only that one is above a limit. So the limit grows in steps: what is small, as nearly every pattern
+/// is, is known to be small, and what fails costs no more than the step.
+///
+/// # Errors
+/// What is wrong with it, for the author.
+pub(crate) fn build(text: &str) -> Result<(regex::Regex, usize), PatternError> {
+    let translated = translate(text)?;
+    let mut bytes = COMPILED_BYTES_MIN;
+    loop {
+        let built = regex::RegexBuilder::new(&translated).size_limit(bytes).dfa_size_limit(COMPILED_BYTES_MAX).build();
+        match built {
+            Ok(regex) => return Ok((regex, bytes)),
+            Err(regex::Error::CompiledTooBig(_)) if bytes < COMPILED_BYTES_MAX => bytes = bytes.saturating_mul(4),
+            Err(error) => {
+                let text = error.to_string();
+                let last = text.lines().last().unwrap_or_default();
+                return refuse(last.strip_prefix("error: ").unwrap_or(last).to_owned());
+            }
+        }
     }
 }
 

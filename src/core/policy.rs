@@ -29,8 +29,8 @@ mod window;
 
 pub use compile::{
     CONDITIONS_MAX, CONDITIONS_PER_RULE_MAX, COUNTERS_MAX, HOSTS_MAX, LIMITS_MAX, MASK_TEXT_CHARS_MAX,
-    MESSAGE_CHARS_MAX, NAME_CHARS_MAX, PATH_SEGMENTS_MAX, PATTERNS_MAX, POLICY_BYTES_MAX, RESULT_RULES_MAX,
-    REVEALED_MAX, RULES_MAX, SEGMENT_CHARS_MAX, TOOLS_MAX, VALUES_MAX,
+    MESSAGE_CHARS_MAX, NAME_CHARS_MAX, PATH_SEGMENTS_MAX, PATTERN_BYTES_MAX, PATTERNS_MAX, POLICY_BYTES_MAX,
+    RESULT_RULES_MAX, REVEALED_MAX, RULES_MAX, SEGMENT_CHARS_MAX, TOOLS_MAX, VALUES_MAX,
 };
 pub use condition::Truth;
 pub use explain::{ConditionStep, Explanation, Step, StepKind, StepOutcome};
@@ -75,6 +75,7 @@ pub struct Policy {
     #[expect(clippy::disallowed_types, reason = "looked up; whoever lists them sorts them")]
     tools: HashMap<Box<str>, Entry>,
     tool_count: usize,
+    pattern_bytes: usize,
     /// Limits of `all_tools`.
     limits: Box<[Limit]>,
     results: PolicyRules,
@@ -179,6 +180,12 @@ impl Policy {
     #[must_use]
     pub fn hides_as_unknown(&self) -> bool {
         self.hides_as_unknown
+    }
+
+    /// Bytes that its patterns take at most.
+    #[must_use]
+    pub fn pattern_bytes(&self) -> usize {
+        self.pattern_bytes
     }
 
     /// How many tools have an entry under `tools`.

@@ -80,7 +80,13 @@ pub(crate) struct Loader<'s> {
     fingerprint: Sha256,
     files: Vec<LoadedFile>,
     kept: BTreeMap<String, Kept>,
+    /// Bytes that the patterns of all policies so far take.
+    pattern_bytes: usize,
 }
+
+/// Bytes that the patterns of all policies take together once they are compiled. Whoever may write policies must not be able to take
+/// the memory of the process with a few lines of text.
+pub(crate) const PATTERN_BYTES_MAX: usize = 64 << 20;
 
 /// Policies by id, and every id in use, also of policies with defects.
 pub(crate) struct Policies {
@@ -354,12 +360,22 @@ impl Loader<'_> {
             self.defects.push(Defect::of_file(&document.display, message));
         }
         let before = self.before.and_then(|before| before.kept(&document.name, digest));
+        // Before it is compiled: that is where the memory goes.
+        if self.pattern_bytes >= PATTERN_BYTES_MAX {
+            let message = format!(
+                "the patterns of the policies before it take {PATTERN_BYTES_MAX} bytes together, and more may not be"
+            );
+            let hint = "counted repetitions such as `{1000}` are the large ones";
+            self.defects.push(Defect::of_file(&document.display, message).with_hint(hint));
+            return None;
+        }
         let kept = match before {
             Some(kept) => kept.clone(),
             None => self.compile(id, document)?,
         };
         self.warnings.extend_from_slice(&kept.warnings);
         let policy = Arc::clone(&kept.policy);
+        self.pattern_bytes = self.pattern_bytes.saturating_add(policy.pattern_bytes());
         if self.lacks_responses && policy.has_result_rules() {
             let message = "has rules for results, and the settings do not say that Envoy shows responses";
             self.defects.push(Defect::of_file(&document.display, message).with_hint(RESPONSES_HINT));

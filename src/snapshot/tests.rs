@@ -397,3 +397,17 @@ fn a_policy_that_did_not_change_is_not_compiled_again() {
     let renamed = after.snapshot.load_next(&documents.paths()).unwrap().snapshot;
     assert!(!Arc::ptr_eq(renamed.policy("q").unwrap(), after.snapshot.policy("q").unwrap()));
 }
+
+#[test]
+fn patterns_of_all_policies_together_are_bounded() {
+    // Each compiles to 4 MiB, as one policy may; sixteen are as many as all together may have.
+    let rule = r#"{"conditions":[{"path":"args.a","op":"regex","value":"[^a]{1000}"}],"on_deny":"no"}"#;
+    let text = format!(r#"{{"version":"1","default":"deny","tools":{{"t":{{"deny_if":[{}]}}}}}}"#, [rule; 4].join(","));
+    for (count, expected) in [(16, 0), (17, 1)] {
+        let mut loader = super::load::Loader::default();
+        let files = (0..count).map(|n| (format!("p{n:02}.json"), text.clone().into_bytes())).collect();
+        loader.given(FileKind::Policy, &files, true);
+        let defects = loader.into_findings().0;
+        assert_eq!(defects.len(), expected, "{count}: {defects:?}");
+    }
+}

@@ -381,6 +381,7 @@ fn the_bounds_of_a_policy_are_those_of_the_code() {
         (policy::CONDITIONS_PER_RULE_MAX, "conditions in a rule"),
         (policy::PATTERNS_MAX, "patterns"),
         (PATTERN_CHARS_MAX, "characters,"),
+        (policy::PATTERN_BYTES_MAX, "bytes, and those of all policies 67108864."),
         (policy::VALUES_MAX, "values in a list"),
         (policy::LIMITS_MAX, "limits in a tool"),
         (policy::MESSAGE_CHARS_MAX, "characters in a message"),

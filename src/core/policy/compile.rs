@@ -36,6 +36,8 @@ pub const RULES_MAX: usize = 256;
 pub const CONDITIONS_PER_RULE_MAX: usize = 64;
 /// Patterns in a policy.
 pub const PATTERNS_MAX: usize = 256;
+/// Bytes that all patterns of a policy take once they are compiled: a short text can stand for a large program.
+pub const PATTERN_BYTES_MAX: usize = 4 << 20;
 /// Values of one `in` or `not_in`.
 pub const VALUES_MAX: usize = 1_000;
 /// Characters of the name of a tool.
@@ -107,7 +109,8 @@ fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -
     let counters = top.optional("counters").filter(|_| version == Version::Two);
     let counters = counters.map(|cursor| Counters::read(&cursor, version)).unwrap_or_default();
     let policy = source.id.into();
-    let mut compiler = Compiler { version, compat, policy, counters, conditions: 0, patterns: 0, result_rules: 0 };
+    let mut compiler =
+        Compiler { version, compat, policy, counters, conditions: 0, patterns: 0, pattern_bytes: 0, result_rules: 0 };
     let hidden = top.optional("hide").map(|cursor| read_hide(&cursor)).unwrap_or_default();
     let (limits, schema_from) = compiler.all_tools(&top);
     let mut results = PolicyRules { shared: compiler.results(&top), ..PolicyRules::default() };
@@ -145,6 +148,7 @@ fn read_policy(root: &Cursor<'_>, source: &Source<'_>, forced: Option<Compat>) -
         hides_as_unknown: hidden_as.unwrap_or(Some(false))?,
         tools,
         tool_count,
+        pattern_bytes: compiler.pattern_bytes,
         limits,
         results,
         schema_from,
@@ -206,6 +210,7 @@ struct Compiler<'a> {
     counters: Counters<'a>,
     conditions: usize,
     patterns: usize,
+    pattern_bytes: usize,
     result_rules: usize,
 }
 
@@ -276,15 +281,31 @@ impl<'a> Compiler<'a> {
     fn test(&mut self, cursor: &Cursor<'a>, keys: &Fields<'a>) -> Option<Test> {
         let operator = keys.required("op").and_then(|op| op.one_of(super::value::OPERATORS));
         let value = keys.required("value");
+        if operator == Some("regex") {
+            self.room_for_pattern(cursor)?;
+        }
         let test = super::value::read_test(operator?, &value?, self.compat)?;
-        if matches!(test, Test::Regex(_)) {
-            self.patterns = self.patterns.saturating_add(1);
-            if self.patterns > PATTERNS_MAX {
-                cursor.defect(format!("the policy has more than {PATTERNS_MAX} patterns"));
-                return None;
-            }
+        if let Test::Regex(pattern) = &test {
+            self.pattern_bytes = self.pattern_bytes.saturating_add(pattern.bytes());
         }
         Some(test)
+    }
+
+    /// Counts a pattern that is about to be compiled. `None` if it must not be: compiling costs time, whatever becomes of it.
+    fn room_for_pattern(&mut self, cursor: &Cursor<'a>) -> Option<()> {
+        self.patterns = self.patterns.saturating_add(1);
+        if self.patterns > PATTERNS_MAX {
+            cursor.defect(format!("the policy has more than {PATTERNS_MAX} patterns"));
+            return None;
+        }
+        if self.pattern_bytes >= PATTERN_BYTES_MAX {
+            cursor.defect_with_hint(
+                format!("the patterns before this one take {PATTERN_BYTES_MAX} bytes together once compiled, and more may not be"),
+                "counted repetitions such as `{1000}` are the large ones",
+            );
+            return None;
+        }
+        Some(())
     }
 }
 

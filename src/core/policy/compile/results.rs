@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{CONDITIONS_MAX, CONDITIONS_PER_RULE_MAX, Compiler, PATTERNS_MAX, RULES_MAX, bounded, fields};
+use super::{CONDITIONS_MAX, CONDITIONS_PER_RULE_MAX, Compiler, RULES_MAX, bounded, fields};
 use crate::document::{Cursor, Fields, Shape, quoted};
 use crate::mask::{
     Action, ConditionRule, Detector, Detectors, Hidden, Links, Path, PathList, ResultCondition, Rule, RuleSet, Style,
     Then, What, blocked_by,
 };
-use crate::pattern::{COMPILED_BYTES_MAX, PATTERN_CHARS_MAX, translate};
+use crate::pattern::{PATTERN_CHARS_MAX, build};
 
 /// The keys, at the root of a policy and in a tool.
 pub(super) const KEYS: &[&str] = &["mask", "reveal", "report_new_fields", "block_if", "inspect"];
@@ -143,29 +143,21 @@ impl<'a> Compiler<'a> {
 
     fn result_pattern(&mut self, cursor: &Cursor<'a>) -> Option<What> {
         let text = cursor.non_empty()?;
-        self.patterns = self.patterns.saturating_add(1);
-        if self.patterns > PATTERNS_MAX {
-            cursor.defect(format!("the policy has more than {PATTERNS_MAX} patterns"));
-            return None;
-        }
+        self.room_for_pattern(cursor)?;
         let length = text.chars().count();
         if length > PATTERN_CHARS_MAX {
             cursor.defect(format!("the pattern has {length} characters, more than {PATTERN_CHARS_MAX}"));
             return None;
         }
-        let built = translate(text).map_err(|error| error.to_string()).and_then(|translated| {
-            regex::RegexBuilder::new(&translated)
-                .size_limit(COMPILED_BYTES_MAX)
-                .dfa_size_limit(COMPILED_BYTES_MAX)
-                .build()
-                .map_err(|error| error.to_string().lines().last().unwrap_or_default().to_owned())
-        });
-        match built {
-            Ok(regex) if regex.is_match("") => {
+        match build(text) {
+            Ok((regex, _)) if regex.is_match("") => {
                 cursor.defect("the pattern matches the empty text, so it would match everywhere");
                 None
             }
-            Ok(regex) => Some(What::Pattern(Box::new(regex))),
+            Ok((regex, bytes)) => {
+                self.pattern_bytes = self.pattern_bytes.saturating_add(bytes);
+                Some(What::Pattern(Box::new(regex)))
+            }
             Err(error) => {
                 cursor.defect(format!("invalid pattern: {error}"));
                 None

@@ -322,6 +322,12 @@ fn counts_of_everything_are_bounded() {
         let (own, other) = (repeat(&regex, count / 2), repeat(&regex, count.div_ceil(2)));
         assert_eq!(tool(&format!(r#""require":[{own}],"deny_if":[{other}]"#)).len(), expected);
     }
+    // Four programs of at most 1 MiB are the limit; nothing of one more is compiled.
+    let large = rule(r#"{"path":"args.a","op":"regex","value":"[^a]{1000}"}"#);
+    for (count, expected) in [(4, 0), (5, 1)] {
+        let found = tool(&format!(r#""deny_if":[{}]"#, repeat(&large, count)));
+        assert_eq!(found.len(), expected, "{found:?}");
+    }
     for (count, expected) in [(VALUES_MAX, 0), (VALUES_MAX + 1, 1)] {
         assert_eq!(value("in", &format!("[{}]", repeat("\"x\"", count))).len(), expected);
     }
