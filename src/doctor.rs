@@ -19,6 +19,7 @@ mod routes;
 mod setup;
 mod tree;
 mod ways;
+mod write;
 
 use checks::Check;
 pub use expect::{Expect, Version};

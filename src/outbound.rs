@@ -23,6 +23,8 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 
+use crate::telemetry::log::chain;
+
 /// Idle connections are closed after this time, so that an address that moved is looked up again.
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -201,12 +203,6 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, OutboundErr
 
 fn of_pem(path: &Path, error: rustls::pki_types::pem::Error) -> OutboundError {
     OutboundError::File { path: path.to_owned(), source: io::Error::other(error) }
-}
-
-/// An error and its causes in one line; the outermost alone says only "client error".
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ use crate::{
     state::{Reloaded, State},
     telemetry::{
         audit::AuditSink,
-        log,
+        log::{self, chain},
         metrics::{ErrorKind, Metrics},
         seldom::Seldom,
         trace::Tracer,
@@ -138,12 +138,6 @@ fn say(text: &str) -> ExitCode {
 fn fail(what: &str, error: &dyn std::error::Error) -> ExitCode {
     tracing::error!(error = chain(error), "Cannot start: {what}.");
     ExitCode::from(super::USAGE)
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 async fn serve(file: &Path, config: Config, telemetry: &Telemetry) -> Result<(), ExitCode> {
@@ -385,7 +379,7 @@ fn check_settings(config: &Config) -> CheckSettings {
 }
 
 /// Ready on SIGTERM or SIGINT. Where signals cannot be had the process is stopped by its supervisor's kill.
-async fn stop_signal(view: &View) {
+async fn told_to_stop() {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         tracing::error!("Signals cannot be received; only a kill will end this process.");
@@ -395,6 +389,11 @@ async fn stop_signal(view: &View) {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+}
+
+/// Ready when the process is told to stop; it is not ready for more from then on.
+async fn stop_signal(view: &View) {
+    told_to_stop().await;
     tracing::info!("Stopping: no new connections, running Checks are answered.");
     view.draining.store(true, Ordering::Relaxed);
 }

@@ -11,6 +11,7 @@ use super::{
     read::Document,
     setup::Made,
     tree::{Flag, Tree},
+    write::{copy, set},
 };
 
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
@@ -329,17 +330,5 @@ fn filtered(filter: &Tree<'_>, route: &mut Value) {
                 set(action, "path_rewrite_policy", json!({}));
             }
         }
-    }
-}
-
-fn set(value: &mut Value, key: &str, to: Value) {
-    if let Some(map) = value.as_object_mut() {
-        map.insert(key.to_owned(), to);
-    }
-}
-
-fn copy(from: &Tree<'_>, key: &str, to: &mut Value, name: &str) {
-    if let Some(found) = from.get(key) {
-        set(to, name, found.value().clone());
     }
 }

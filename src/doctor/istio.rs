@@ -9,6 +9,7 @@ use super::{
     read::{self, Document},
     setup::Made,
     tree::{Flag, Tree},
+    write::{copy, set},
 };
 
 const HCM: &str = "envoy.filters.network.http_connection_manager";
@@ -308,18 +309,6 @@ fn route(hcm: &mut Value, patch: &Tree<'_>, operation: &str, value: &Value) -> O
 
 fn list<'a>(value: &'a mut Value, key: &str) -> Option<&'a mut Vec<Value>> {
     value.get_mut(key)?.as_array_mut()
-}
-
-fn set(value: &mut Value, key: &str, to: Value) {
-    if let Some(map) = value.as_object_mut() {
-        map.insert(key.to_owned(), to);
-    }
-}
-
-fn copy(from: &Tree<'_>, key: &str, to: &mut Value, name: &str) {
-    if let Some(found) = from.get(key) {
-        set(to, name, found.value().clone());
-    }
 }
 
 /// As protobuf merges: maps by their members, lists one after the other, all else replaced.

@@ -181,6 +181,12 @@ impl io::Write for &LineWriter {
     }
 }
 
+/// An error and its causes in one line; the outermost alone often says only that something failed.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// Makes text from outside fit for one line of a log: control, bidirectional, invisible and ANSI characters are escaped as
 /// `\u{…}`, the backslash as `\\`, and what is longer than 256 bytes is cut and ends in `…`.
 #[must_use]

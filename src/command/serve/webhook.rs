@@ -8,7 +8,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use super::{chain, fail, refuse, say, warn_of};
+use super::{chain, fail, refuse, say, told_to_stop, warn_of};
 use crate::{
     clock::{Clock as _, SystemClock},
     config::{Webhook, WebhookConfig},
@@ -58,7 +58,7 @@ async fn serve(config: WebhookConfig) -> Result<(), ExitCode> {
     let reloads = tokio::spawn(reload(watch, Arc::clone(&tls), settings, metrics.clone()));
     tracing::info!(service = "webhook", address = %bound, "Listening.");
     let pages = router(metrics.clone(), Arc::new(registry), response_phase);
-    server::serve(listener, tls, pages, metrics, stop()).await;
+    server::serve(listener, tls, pages, metrics, told_to_stop()).await;
     reloads.abort();
     tracing::info!("Stopped.");
     Ok(())
@@ -82,18 +82,5 @@ async fn reload(mut watch: Watch, tls: Arc<Tls>, settings: TlsSettings, metrics:
                 tracing::error!(error = chain(&error), "TLS files not reloaded: the last good ones stay in use.");
             }
         }
-    }
-}
-
-/// Ready on SIGTERM or SIGINT.
-async fn stop() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("Signals cannot be received; only a kill will end this process.");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
     }
 }

@@ -28,6 +28,7 @@ use super::{
     settings::Durability,
     topology,
 };
+use crate::telemetry::log::chain;
 
 /// First pause between two attempts to connect; each is twice the one before.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -357,10 +358,4 @@ fn part(of: Duration, parts: u32) -> Duration {
 fn jitter(most: Duration) -> Duration {
     let [byte] = random::<1>().unwrap_or([128]);
     most.saturating_mul(u32::from(byte)).checked_div(255).unwrap_or(most)
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

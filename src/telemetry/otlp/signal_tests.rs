@@ -14,6 +14,7 @@ use super::{
     logs::{self, LogLayer},
     metrics::{Times, requests},
     proto::{Value, key_value},
+    tests::{Any, AnyValue, KeyValue},
 };
 use crate::{
     clock::ManualClock,
@@ -54,30 +55,6 @@ struct OfScope {
 struct Scope {
     #[prost(string, tag = "1")]
     name: String,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct KeyValue {
-    #[prost(string, tag = "1")]
-    key: String,
-    #[prost(message, optional, tag = "2")]
-    value: Option<AnyValue>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct AnyValue {
-    #[prost(oneof = "Any", tags = "1, 2, 3")]
-    any: Option<Any>,
-}
-
-#[derive(Clone, PartialEq, prost::Oneof)]
-enum Any {
-    #[prost(string, tag = "1")]
-    Text(String),
-    #[prost(bool, tag = "2")]
-    Bool(bool),
-    #[prost(int64, tag = "3")]
-    Int(i64),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

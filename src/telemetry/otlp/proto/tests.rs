@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::*;
+use crate::telemetry::otlp::tests::{Any, AnyValue, KeyValue};
 
 /// Fields of every kind that we write, read by another reader.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -20,30 +21,6 @@ struct Sample {
     inner: Option<Box<Sample>>,
     #[prost(message, repeated, tag = "6")]
     attributes: Vec<KeyValue>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct KeyValue {
-    #[prost(string, tag = "1")]
-    key: String,
-    #[prost(message, optional, tag = "2")]
-    value: Option<AnyValue>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct AnyValue {
-    #[prost(oneof = "Any", tags = "1, 2, 3")]
-    any: Option<Any>,
-}
-
-#[derive(Clone, PartialEq, prost::Oneof)]
-enum Any {
-    #[prost(string, tag = "1")]
-    Text(String),
-    #[prost(bool, tag = "2")]
-    Bool(bool),
-    #[prost(int64, tag = "3")]
-    Int(i64),
 }
 
 fn write(out: &mut Vec<u8>, sample: &Sample) {
