@@ -322,7 +322,9 @@ async fn bind(config: &Config, tls: Option<Arc<Tls>>, metrics: &Metrics) -> Resu
 }
 
 async fn bind_admin(address: SocketAddr) -> Result<TcpListener, ExitCode> {
-    let listener = TcpListener::bind(address).await.map_err(|error| fail("the admin listener", &error))?;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| fail(&format!("the admin listener, `listen.admin` {address}"), &error))?;
     let bound = listener.local_addr().unwrap_or(address);
     tracing::info!(service = "admin", address = %bound, "Listening.");
     Ok(listener)
