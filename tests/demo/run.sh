@@ -30,7 +30,7 @@ node -e 'process.exit(Number.parseInt(process.versions.node) < 20 ? 1 : 0)' ||
 tests/tools/install.sh envoy client-ts1
 # Not a release build: that takes several times as long, and here nobody measures.
 echo 'demo: building mcp-authz and an MCP server to protect (minutes at first, seconds later)'
-cargo build --quiet --bin mcp-authz --package mcp-authz-fixture --package mcp-authz
+cargo build --quiet --bin mcp-authz --bin mcp-authz-fixture --package mcp-authz --package mcp-authz-fixture
 binaries=$(cargo metadata --format-version 1 --no-deps |
   node -p 'JSON.parse(require("fs").readFileSync(0, "utf8")).target_directory')/debug
 
